@@ -1,0 +1,66 @@
+#include "kernels/tensor/allocator.h"
+
+#include <algorithm>
+#include <bit>
+#include <new>
+
+namespace ropewalk {
+namespace {
+constexpr std::align_val_t kAlignment{64};
+}
+
+// Deliberately never destroyed: tensors with static lifetime may be freed after any static of ours.
+Allocator& Allocator::host() {
+  static Allocator* const instance = new Allocator;
+  return *instance;
+}
+
+// Eight classes an octave: at most an eighth of a block is waste.
+size_t Allocator::size_class(size_t bytes) {
+  bytes = std::max<size_t>(bytes, 64);
+  const size_t step = std::max<size_t>(64, std::bit_floor(bytes) / 8);
+  return (bytes + step - 1) / step * step;
+}
+
+void* Allocator::allocate(size_t bytes) {
+  const size_t size = size_class(bytes);
+  const std::scoped_lock lock(mutex_);
+  stats_.in_use += static_cast<int64_t>(size);
+  stats_.peak = std::max(stats_.peak, stats_.in_use);
+  if (auto found = cached_.find(size); found != cached_.end() && !found->second.empty()) {
+    void* block = found->second.back();
+    found->second.pop_back();
+    return block;
+  }
+  stats_.reserved += static_cast<int64_t>(size);
+  ++stats_.system_calls;
+  return ::operator new(size, kAlignment);
+}
+
+void Allocator::release(void* block, size_t bytes) {
+  const size_t size = size_class(bytes);
+  const std::scoped_lock lock(mutex_);
+  stats_.in_use -= static_cast<int64_t>(size);
+  cached_[size].push_back(block);
+}
+
+MemoryStats Allocator::stats() const {
+  const std::scoped_lock lock(mutex_);
+  return stats_;
+}
+
+void Allocator::reset_peak() {
+  const std::scoped_lock lock(mutex_);
+  stats_.peak = stats_.in_use;
+}
+
+void Allocator::trim() {
+  const std::scoped_lock lock(mutex_);
+  for (auto& [size, blocks] : cached_) {
+    for (void* block : blocks) ::operator delete(block, kAlignment);
+    stats_.reserved -= static_cast<int64_t>(size * blocks.size());
+  }
+  cached_.clear();
+}
+
+}  // namespace ropewalk

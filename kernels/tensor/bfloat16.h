@@ -1,0 +1,23 @@
+// bfloat16: the upper half of a float. A storage format here; arithmetic happens in float.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace ropewalk {
+
+struct bfloat16 {
+  uint16_t bits = 0;
+
+  bfloat16() = default;
+  // Rounds to nearest, ties to even; keeps a NaN a NaN.
+  explicit bfloat16(float value) {
+    const uint32_t word = std::bit_cast<uint32_t>(value);
+    const uint32_t rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
+    bits = static_cast<uint16_t>((word & 0x7fffffffu) > 0x7f800000u ? (word >> 16) | 0x40u : rounded);
+  }
+  operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+};
+static_assert(sizeof(bfloat16) == 2);
+
+}  // namespace ropewalk
