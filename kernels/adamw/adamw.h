@@ -1,0 +1,22 @@
+// AdamW (Loshchilov & Hutter 2019) on a flat span; decoupled decay, bias-corrected moments. With g = grad_scale * grad, per element:
+//   m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2
+//   master -= lr * (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay * master)
+// and the working copy, where there is one, is master rounded to its dtype. All are 1-d and dense; master, m, v, grad wide.
+#pragma once
+
+#include "kernels/tensor/tensor.h"
+
+namespace ropewalk {
+
+struct AdamWStep {
+  const Tensor& master;
+  const Tensor& working;  // empty where ops read the master itself
+  const Tensor& m;
+  const Tensor& v;
+  const Tensor& grad;
+  double lr, beta1, beta2, eps, weight_decay, grad_scale;
+  int64_t t;  // 1 for the first step
+};
+void launch(Cpu, const AdamWStep& step);
+
+}  // namespace ropewalk

@@ -1,0 +1,25 @@
+// Causal softmax attention over runs, tiled as in FlashAttention-2 (Dao 2023): memory linear in the length, forward and backward.
+//
+//   y[t, h] = sum_s softmax_s(scale * <q[t, h], k[s, g]>) v[s, g],   g = h * K / H (grouped queries)
+// over the keys s of t's query run that are not later than t and, with a window w, at most w - 1 earlier.
+//
+// q [B, S, H, P]; k, v [B', T, K, P] with K dividing H: views whose last dim is dense. `spans` lists every query run with the key runs it
+// may see (documents, gathered or cached keys); each query token stands in exactly one run; a token without any visible key gives 0.
+// Softmax statistics in the wide type. Keeps q, k, v, y and the log-sum-exp [B, H, S]. No order of summation depends on threads.
+#pragma once
+
+#include <optional>
+
+#include "kernels/autograd/tape.h"
+#include "kernels/tensor/runs.h"
+
+namespace ropewalk {
+
+struct AttentionOptions {
+  double scale = 1;
+  std::optional<int64_t> window;
+};
+
+Var attention(const Var& q, const Var& k, const Var& v, const Spans& spans, const AttentionOptions& options);
+
+}  // namespace ropewalk

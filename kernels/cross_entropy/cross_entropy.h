@@ -1,0 +1,24 @@
+// The output head fused with its cross-entropy; all logits never stand in memory at once. The vocabulary may be cut over ranks, so it
+// comes in two halves with a sum over ranks between them (parallel/: tp_vocabulary_sum):
+//   scores = head_scores(x, weight, target, first_row)   over this rank's rows of weight
+//   loss   = cross_entropy(scores, target)               after the halves of all ranks are joined
+// x [.., D] dtype T; weight [V_local, D] dtype T; target [..] int64 with kIgnored where nothing is scored (no work is done there).
+// Blocks of tokens times blocks of rows; the backward computes a block's logits again. Keeps x and the scores.
+#pragma once
+
+#include "kernels/autograd/tape.h"
+
+namespace ropewalk {
+
+constexpr int64_t kIgnored = -1;
+
+struct HeadScores {
+  Var log_sum_exp;   // [..] wide: log sum_v exp(logit_v) over the rows of weight; 0 where ignored
+  Var target_logit;  // [..] wide: the target's logit where its row is here, else 0
+};
+HeadScores head_scores(const Var& x, const Var& weight, const Tensor& target, int64_t first_row);
+
+// sum over scored tokens of (log_sum_exp - target_logit), nats: one fp64 number.
+Var cross_entropy(const HeadScores& scores, const Tensor& target);
+
+}  // namespace ropewalk

@@ -1,0 +1,42 @@
+// Mamba-2's state-space duality (Dao & Gu 2024, section 6), chunked. Per head h with group g = h * G / H:
+//   dt_t = softplus(dt_raw_t + dt_bias),  a_t = -exp(a_log) * dt_t,
+//   S_t = exp(a_t) S_{t-1} + dt_t v_t b_t^T   (S [P, N]),   y_t = S_t c_t + d_skip * v_t.
+// Each run is cut into chunks of `chunk` tokens from its start, the last one shorter. Two ops, with the state hand-over between them:
+//   states = ssd_chunk_states(in)            decay [C, H] = exp(sum of a in the chunk), local [C, H, P, N] = the state it adds
+//   h0     = enter_state(states, ...)        parallel/: the state that enters each chunk [C, H, P, N]
+//   y      = ssd_chunk_outputs(in, h0)       [B, S, H, P]
+// C counts the chunks of all runs in order (`ssd_chunks` lists them). States, decays and h0 are of the wide type.
+// ssd_chunk_outputs does its work inside the chunks before it first reads h0, which may still be on its way.
+#pragma once
+
+#include "kernels/autograd/tape.h"
+#include "kernels/tensor/runs.h"
+
+namespace ropewalk {
+
+struct SsdInputs {
+  Var v;        // [B, S, H, P], dtype T, last dim dense
+  Var dt;       // [B, S, H] rows, dtype T, before softplus
+  Var b, c;     // [B, S, G, N], dtype T, last dim dense
+  Var a_log;    // [H] wide, parameter
+  Var dt_bias;  // [H] wide, parameter
+  Var d_skip;   // [H] wide, parameter
+  const Runs& runs;
+  int64_t chunk = 128;
+};
+
+struct SsdChunk {
+  int64_t row, begin, length, run;
+};
+std::vector<SsdChunk> ssd_chunks(const Runs& runs, int64_t chunk);
+// Where each run's chunks begin, and one past the last: R + 1 entries, as affine_scan takes them.
+std::vector<int64_t> ssd_first_chunks(const Runs& runs, int64_t chunk);
+
+struct SsdStates {
+  Var decay;  // [C, H]
+  Var local;  // [C, H, P, N]
+};
+SsdStates ssd_chunk_states(const SsdInputs& in);
+Var ssd_chunk_outputs(const SsdInputs& in, const Var& h0);
+
+}  // namespace ropewalk
