@@ -1,0 +1,90 @@
+// A Group is a set of ranks that talk to each other: a value, copies are the same group. A group of one makes every move vanish.
+//
+// Collectives return at once. A returned tensor is pending (see Storage): its first reader waits. Buffers stay alive until completion.
+// Every member must make the same calls in the same order. Each call carries a label, a string literal naming the *move* it serves
+// ("tp_leave"): it is what a report of a hang or a dead peer prints. Tensors are of any floating type; bf16 is summed in fp32.
+// A group moves tensors and has never heard of gradients.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/tensor/tensor.h"
+
+namespace ropewalk {
+
+// A peer died, or did not answer in time. Exit code 5.
+struct CommError : Error {
+  explicit CommError(const std::string& message) : Error(5, message) {}
+};
+
+// Something under way that fills a buffer in place.
+class Work {
+ public:
+  Work() = default;  // already done
+  explicit Work(std::function<void()> wait) : wait_(std::move(wait)) {}
+  void wait() {
+    if (wait_) std::exchange(wait_, nullptr)();
+  }
+
+ private:
+  std::function<void()> wait_;
+};
+
+// What a transport does for one group (parallel/comm/mpi: host memory). Tensors are dense here; Group packs and unpacks.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  // Each starts the operation and returns what waits for it. Inputs and outputs stay alive with the returned Work.
+  virtual Work all_reduce(const Tensor& in, const Tensor& out, const char* label) = 0;        // sum; in may be out
+  virtual Work all_gather(const Tensor& in, const Tensor& out, const char* label) = 0;        // out: size() pieces, by rank
+  virtual Work reduce_scatter(const Tensor& in, const Tensor& out, const char* label) = 0;    // in: size() pieces, by rank
+  virtual Work send(const Tensor& in, int to, const char* label) = 0;
+  virtual Work receive(const Tensor& out, int from, const char* label) = 0;
+  virtual std::string broadcast(const std::string& text, int root) = 0;                       // blocking
+  virtual std::shared_ptr<Transport> split(int color) = 0;                                    // ranks keep their order
+  virtual int64_t bytes_sent() const = 0;
+};
+
+class Group {
+ public:
+  Group() = default;  // one rank
+  explicit Group(std::shared_ptr<Transport> transport) : transport_(std::move(transport)) {}
+
+  int rank() const { return transport_ ? transport_->rank() : 0; }
+  int size() const { return transport_ ? transport_->size() : 1; }
+
+  Tensor all_reduce(const Tensor& x, const char* label) const;                // the sum over the ranks
+  Work all_reduce_in_place(const Tensor& x, const char* label) const;         // x dense
+  Tensor all_gather(const Tensor& x, int dim, const char* label) const;       // the ranks' x side by side along dim, by rank
+  Tensor reduce_scatter(const Tensor& x, int dim, const char* label) const;   // this rank's slice along dim of the sum
+  // Point to point. The send completes on its own; the group holds the tensor until then.
+  void send(const Tensor& x, int to, const char* label) const;
+  Tensor receive(const Shape& shape, DType dtype, int from, const char* label) const;
+
+  // Host values; these block. Sums are added in the order of ranks, so that every rank gets the same bits.
+  double sum(double x, const char* label) const;
+  double max(double x, const char* label) const;
+  bool any(bool x, const char* label) const;
+  std::vector<double> gather(double x, const char* label) const;
+  std::string broadcast(const std::string& text, int root = 0) const;
+  void barrier(const char* label) const;
+
+  // The members with the same color, in this group's order. Collective.
+  Group split(int color) const;
+  // Bytes that this rank has sent through this group so far, counting a ring's traffic: all-reduce 2 (n-1)/n of the buffer,
+  // gather and reduce-scatter (n-1)/n of the whole.
+  int64_t bytes_sent() const { return transport_ ? transport_->bytes_sent() : 0; }
+
+ private:
+  std::shared_ptr<Transport> transport_;
+};
+
+// Runs body on every rank of a group. If it throws an Error on any, every rank throws that error (the lowest rank's), so that all end with
+// one line and one exit code, and nobody waits for who has left.
+void agree(const Group& group, const std::function<void()>& body);
+
+}  // namespace ropewalk

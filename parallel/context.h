@@ -1,0 +1,73 @@
+// What travels with a forward pass: the Carry (all that may cross a block, a recomputed segment or a stage border) and the Context
+// (read-only facts of this microbatch on this rank).
+#pragma once
+
+#include <compare>
+#include <map>
+#include <span>
+
+#include "kernels/autograd/tape.h"
+#include "parallel/comm/group.h"
+#include "parallel/layout.h"
+
+namespace ropewalk {
+
+// Something published for later sub-layers.
+struct Slot {
+  enum Kind { kEmbedding, kKeyValue, kMemory, kMeta };
+  Kind kind;
+  int producer;  // the layer that publishes it
+  auto operator<=>(const Slot&) const = default;
+};
+
+struct Carry {
+  Var x;                        // residual stream [B, S, D]; under sequence parallelism a tensor rank's slice of S
+  std::map<Slot, Vars> shared;  // live publications; a slot dies after its last reader
+  Vars losses;                  // scalars to be added to the objective; seeded on the stage that makes them
+};
+
+// What a sub-layer reads and publishes: known when the model is built, so the stage cut sends exactly the live slots.
+struct Ports {
+  std::vector<Slot> reads, writes;
+};
+
+// What a call site remembers between calls in decoding: keys and values | convolution tail and scan state.
+struct State {
+  Tensors tensors;
+  int64_t length = 0;  // tokens seen
+};
+
+struct ContextParallel {
+  Group group;
+  int64_t pieces = 1;  // a row and rank
+};
+
+struct Microbatch {
+  Layout layout;
+  Tensor tokens_BS;   // int64, this rank's
+  Tensor targets_BS;  // int64, kIgnored where nothing is scored; empty when nothing is to be scored
+};
+
+struct Context {
+  const Microbatch& batch;
+  const ContextParallel& cp;   // size 1: every move vanishes
+  DType dtype;                 // of activations
+  std::span<State> states;     // by call site; empty when training
+  int site = 0;                // the call site that runs now: a shared core has one a call
+  Pass* pass = nullptr;        // the recomputed segment that runs now, if any
+
+  const Layout& layout() const { return batch.layout; }
+  bool decoding() const { return !states.empty(); }
+  State& state() const { return states[site]; }
+  Context at(int call_site) const;
+  // What comes from other ranks: kept for the replay of a recomputed segment, which therefore needs no traffic.
+  Tensors receive(const std::function<Tensors()>& from) const { return pass ? pass->once(from) : from(); }
+};
+
+inline Context Context::at(int call_site) const {
+  Context moved = *this;
+  moved.site = call_site;
+  return moved;
+}
+
+}  // namespace ropewalk

@@ -1,0 +1,31 @@
+// What enters a rank's runs from where they continue: the neighbours' pieces (context parallelism), the cache (decoding), or the reset value
+// (a document opens). One call each for the convolution's halo, the scan's state and the keys and values; the same call in all cases.
+//
+// `slot` is the index in the call site's State of what this call remembers when decoding.
+#pragma once
+
+#include <optional>
+
+#include "kernels/ssd/ssd.h"
+#include "parallel/context.h"
+
+namespace ropewalk {
+
+// The `width` values before each piece of x [B, S, C]: [E, width, C], zero where the document does not reach back that far; empty where
+// nothing can enter (one rank with one piece a row, not decoding) or width is 0. Pieces may be shorter than `width`.
+// Backward: the halo's gradient goes back to the ranks that own those tokens.
+Var enter_halo(const Var& x_BSC, int64_t width, const Context& ctx, int slot);
+
+// The state that enters each chunk [C, H, P, N], by an affine fold over chunks, runs and ranks: each rank tells all others, for each of its
+// pieces, the decay over the piece (zero if a document opens in it) and the state it leaves: bytes independent of the sequence length.
+// The returned tensor is pending: what does not need it can be computed meanwhile. Backward folds from the end.
+Var enter_state(const SsdStates& states, const std::vector<int64_t>& first_chunk, const Context& ctx, int slot);
+
+struct KeyValues {
+  Var k, v;     // [B', T, K, P]: own, gathered over ranks, or behind the cached ones
+  Spans spans;  // which of them each of this rank's query runs may see
+};
+// `window` bounds what a cache must keep.
+KeyValues enter_keys(const Var& k_BSKP, const Var& v_BSKP, const std::optional<int64_t>& window, const Context& ctx, int slot);
+
+}  // namespace ropewalk

@@ -1,0 +1,45 @@
+// The ranks as a box: pipeline x data x context x tensor, tensor varying fastest. The only place that multiplies degrees.
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "parallel/comm/group.h"
+
+namespace ropewalk {
+
+enum class Axis { kPipeline, kData, kContext, kTensor };
+constexpr std::array<Axis, 4> kAxes = {Axis::kPipeline, Axis::kData, Axis::kContext, Axis::kTensor};
+const char* name_of(Axis axis);
+
+struct Degrees {
+  int pipeline = 1, data = 1, context = 1, tensor = 1;
+  int of(Axis axis) const;
+  int ranks() const { return pipeline * data * context * tensor; }
+};
+
+class Mesh {
+ public:
+  Mesh() : Mesh(Group(), {}) {}
+  // Cuts any group, not only the world, whose size is degrees.ranks().
+  Mesh(const Group& all, const Degrees& degrees);
+
+  const Degrees& degrees() const { return degrees_; }
+  int coordinate(Axis axis) const { return axis_[static_cast<int>(axis)].rank(); }
+  int size(Axis axis) const { return degrees_.of(axis); }
+  const Group& axis(Axis axis) const { return axis_[static_cast<int>(axis)]; }
+  const Group& pipeline() const { return axis(Axis::kPipeline); }
+  const Group& data() const { return axis(Axis::kData); }
+  const Group& context() const { return axis(Axis::kContext); }
+  const Group& tensor() const { return axis(Axis::kTensor); }
+  const Group& tokens() const { return tokens_; }  // data x context: the same weights, different tokens
+  const Group& all() const { return all_; }
+  std::string coordinates() const;  // "pipeline 0, data 1, context 0, tensor 1"
+
+ private:
+  Degrees degrees_;
+  Group all_, tokens_;
+  std::array<Group, 4> axis_;
+};
+
+}  // namespace ropewalk
