@@ -1,0 +1,60 @@
+// What a model is, as plain values. Names follow the keys of the configuration.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels/rope/rope.h"
+
+namespace ropewalk {
+
+struct Mamba2Options {
+  int64_t heads = 0, head_dim = 0, state = 0;
+  int64_t groups = 1, conv = 4, chunk = 128;
+};
+
+struct AttentionBlockOptions {
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  std::optional<RopeOptions> rope;
+  std::optional<int64_t> window;  // itself and the window - 1 before
+};
+
+struct MlpOptions {  // gated: silu(gate) * up
+  int64_t hidden = 0;
+};
+
+enum class Combine { kSum, kMean };
+struct ParallelOptions {
+  std::vector<std::string> branches;  // names of mixer blocks, all fed the same normed input
+  Combine combine = Combine::kMean;
+};
+
+using BlockOptions = std::variant<Mamba2Options, AttentionBlockOptions, MlpOptions, ParallelOptions>;
+
+// The layers `at` use one set of parameters. With concat_embedding their mixer reads [x; embedding], 2 d_model wide.
+struct SharedBlockOptions {
+  std::string name;
+  std::vector<int> at;
+  bool concat_embedding = false;
+};
+// The attention layers `to` use the keys and values of layer `from`, which comes before them, and project none of their own.
+struct KvShareOptions {
+  int from = 0;
+  std::vector<int> to;
+};
+
+struct ModelOptions {
+  int64_t d_model = 0;
+  int64_t vocabulary = 0;
+  bool tie_embeddings = false;
+  std::map<std::string, BlockOptions> blocks;
+  // Layer i runs the blocks layers[i] in order, each pre-norm with a residual: one block, or a mixer and its ffn.
+  std::vector<std::vector<std::string>> layers;
+  std::vector<SharedBlockOptions> shared;
+  std::vector<KvShareOptions> kv;
+};
+
+}  // namespace ropewalk

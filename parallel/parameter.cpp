@@ -1,0 +1,59 @@
+#include "parallel/parameter.h"
+
+#include <algorithm>
+
+namespace ropewalk {
+
+const char* name_of(Kind kind) {
+  switch (kind) {
+    case Kind::kSsm: return "ssm";
+    case Kind::kAttention: return "attention";
+    case Kind::kMlp: return "mlp";
+    case Kind::kEmbedding: return "embedding";
+    case Kind::kHead: return "head";
+    case Kind::kStack: return "stack";
+  }
+  return "?";
+}
+
+const char* name_of(Role role) {
+  switch (role) {
+    case Role::kWeight: return "weight";
+    case Role::kBias: return "bias";
+    case Role::kNorm: return "norm";
+    case Role::kALog: return "A_log";
+    case Role::kDtBias: return "dt_bias";
+    case Role::kD: return "D";
+    case Role::kConv: return "conv";
+  }
+  return "?";
+}
+
+Range local_range(int64_t extent, const std::optional<Split>& split, int rank, int ranks) {
+  if (!split || ranks == 1) return {0, extent};
+  const int64_t unit = extent / split->blocks;
+  if (ranks > split->blocks) return {rank * split->blocks / ranks * unit, unit};
+  const int64_t blocks = (split->blocks + ranks - 1) / ranks;
+  const int64_t begin = std::min(split->blocks, rank * blocks), end = std::min(split->blocks, begin + blocks);
+  return {begin * unit, (end - begin) * unit};
+}
+
+int replicas(const std::optional<Split>& split, int ranks) {
+  if (!split) return ranks;
+  return ranks > split->blocks ? ranks / static_cast<int>(split->blocks) : 1;
+}
+
+Var Declarations::declare(const std::string& storage, std::vector<ParameterSpec> parts) {
+  auto& known = by_name_[storage];
+  if (!known) {
+    known = std::make_shared<FusedParameter>();
+    known->leaf = std::make_shared<Leaf>();
+    known->leaf->name = storage;
+    known->parts = std::move(parts);
+    all_.push_back(known);
+  }
+  ++known->uses[stage_];
+  return Var(known->leaf);
+}
+
+}  // namespace ropewalk

@@ -1,0 +1,91 @@
+// A run as plain values: the typed form of the configuration. Defaults are the contract's; trainer/config fills them.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/autograd/tape.h"
+#include "layers/options.h"
+#include "parallel/parameter.h"
+
+namespace ropewalk {
+
+// Lengths are steps if >= 1, a share of the run if < 1.
+struct ScheduleOptions {
+  enum Type { kConstant, kCosine, kWsd } type = kConstant;
+  enum Shape { kSqrt, kLinear, kCosineDecay } shape = kSqrt;  // of WSD's decay
+  double warmup = 0;
+  double decay = 0.2;   // WSD: length of the last phase
+  double final = 0;     // cosine, WSD: the last LR as a share of the peak
+};
+
+struct OptimizerValues {
+  double lr = 0;
+  double beta1 = 0.9, beta2 = 0.95, eps = 1e-8;
+  double weight_decay = 0.1;
+  bool decay_all = false;  // weight_decay was given by the group itself: then it holds for norms and biases too
+  ScheduleOptions schedule;
+};
+
+// First match wins. An empty list matches anything; what no group matches falls into "default".
+struct OptimizerGroup {
+  std::string name;
+  std::vector<Kind> kinds;
+  std::vector<Role> roles;
+  OptimizerValues values;  // what the group does not say is the optimizer's
+};
+
+struct OptimizerOptions {
+  enum Type { kAdamW, kSgd } type = kAdamW;
+  OptimizerValues values;
+  std::vector<OptimizerGroup> groups;
+};
+
+struct DataOptions {
+  std::string path;
+  enum Documents { kFile, kFormFeed, kBlankLine } documents = kFile;
+  int64_t seq_len = 0;
+  bool packed = true;
+  double validation = 0;  // share held out
+};
+
+enum class Precision { kFp64, kFp32, kBf16 };
+struct TrainOptions {
+  int64_t steps = 0, batch = 0, micro_batch = 1;
+  Precision precision = Precision::kBf16;
+  bool residual_wide = true;  // fp32 residual stream under bf16
+  std::optional<double> clip = 1.0;
+  Recompute recompute = Recompute::kNone;
+  uint64_t seed = 1;
+  int64_t eval_every = 0;  // 0: at the end only
+};
+
+struct MeshOptions {
+  int pipeline = 1, context = 1, tensor = 1;
+  std::optional<int> data;  // what the ranks leave
+  bool sequence = true;
+  int context_runs = 1;
+};
+
+struct CheckpointOptions {
+  int64_t every = 0, keep = 3, keep_every = 0;
+};
+
+struct RunOptions {
+  std::string dir;
+  std::string resume = "auto";  // auto | never | branch | a checkpoint folder
+  double timeout = 600;
+};
+
+struct Options {
+  ModelOptions model;
+  OptimizerOptions optimizer;
+  DataOptions data;
+  TrainOptions train;
+  MeshOptions parallel;
+  CheckpointOptions checkpoint;
+  RunOptions run;
+};
+
+}  // namespace ropewalk
