@@ -56,8 +56,8 @@ struct ParameterSpec {
   Role role = Role::kWeight;
   Init init;
   std::optional<Split> split;
-  // Its copies on tensor ranks get addends of the gradient, not equal gradients: replicated blocks, and whatever sees only a slice of
-  // the sequence.
+  // For an unsplit parameter: its copies on the tensor ranks get addends of the gradient, not equal gradients, because each sees only its
+  // slice of the sequence or its heads. (The copies of a replicated block always do.)
   bool owed_over_tensor = false;
 };
 

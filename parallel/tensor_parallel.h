@@ -4,6 +4,8 @@
 // with `sequence`, a rank holds its slice of the tokens (dim 1); without it, all tokens, equal on every rank.
 #pragma once
 
+#include <map>
+
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "parallel/comm/group.h"
 
@@ -11,8 +13,12 @@ namespace ropewalk {
 
 struct TensorParallel {
   Group group;
-  bool sequence = false;  // the residual stream is cut along the sequence
+  bool sequence = false;           // the residual stream is cut along the sequence
+  std::map<int, Group> neighbours;  // by size n, for each proper divisor n > 1 of the group's size: this rank's n neighbouring ranks, which
+                                    // hold the same block where there are fewer blocks (B/C groups, kv heads) than ranks
+  Group sharing(int ranks) const;   // those who share a block held by `ranks` ranks: itself, neighbours, or the whole group
 };
+TensorParallel make_tensor_parallel(const Group& group, bool sequence);  // collective
 
 // x -> all tokens. Backward: each rank's gradient is an addend; summed, and cut again with `sequence`.
 Var tp_enter(const Var& x_BSD, const TensorParallel& tp);

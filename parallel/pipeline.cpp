@@ -1,0 +1,138 @@
+#include "parallel/pipeline.h"
+
+#include <deque>
+
+namespace ropewalk {
+namespace {
+
+constexpr int kHeader = 2 + Shape::kMaxRank;  // dtype, rank, extents
+
+// How many tensors a slot holds.
+size_t width_of(const Slot& slot) { return slot.kind == Slot::kKeyValue ? 2 : 1; }
+
+// x, then the slots' tensors, in the order that both sides of a border know.
+Vars at_border(const Carry& carry, const std::vector<Slot>& slots) {
+  Vars vars = {carry.x};
+  for (const Slot& slot : slots)
+    for (const Var& var : carry.shared.at(slot)) vars.push_back(var);
+  return vars;
+}
+
+// The shapes go ahead of the tensors, since rows and lengths may differ between microbatches.
+Tensor header_of(const Vars& vars) {
+  const Tensor header = Tensor::zeros({static_cast<int64_t>(vars.size()), kHeader}, DType::kFloat64);
+  double* field = header.data<double>();
+  for (const Var& var : vars) {
+    field[0] = static_cast<double>(var.dtype());
+    field[1] = var.shape().rank();
+    std::copy(var.shape().begin(), var.shape().end(), field + 2);
+    field += kHeader;
+  }
+  return header;
+}
+
+std::pair<Shape, DType> read_header(const Tensor& header, int64_t index) {
+  const double* field = header.data<double>() + index * kHeader;
+  Shape shape;
+  for (int d = 0; d < static_cast<int>(field[1]); ++d) shape = shape.then({static_cast<int64_t>(field[2 + d])});
+  return {shape, static_cast<DType>(field[0])};
+}
+
+}  // namespace
+
+// A microbatch between its forward and its backward.
+struct Pipeline::InFlight {
+  const Microbatch& batch;
+  Tape tape;
+  Vars entered;  // at the border before this stage
+  Vars leaving;  // at the border behind it
+  Vars losses;
+};
+
+Context Pipeline::context(const Microbatch& batch) const { return {.batch = batch, .cp = options_.cp, .dtype = options_.dtype, .states = {}}; }
+
+Carry Pipeline::receive(const Microbatch& batch, Tape* tape) const {
+  Carry carry;
+  if (first()) {
+    carry.x = tape ? tape->constant(batch.tokens_BS) : Var(batch.tokens_BS);
+    return carry;
+  }
+  const std::vector<Slot> slots = stage_.ports().reads;
+  size_t count = 1;
+  for (const Slot& slot : slots) count += width_of(slot);
+  const Group& pipeline = mesh_.pipeline();
+  const int from = pipeline.rank() - 1;
+  const Tensor header = pipeline.receive({static_cast<int64_t>(count), kHeader}, DType::kFloat64, from, "pipeline.header");
+  int64_t next = 0;
+  const auto take = [&] {
+    const auto [shape, dtype] = read_header(header, next++);
+    Tensor received = pipeline.receive(shape, dtype, from, "pipeline.forward");
+    return tape ? tape->input(std::move(received)) : Var(std::move(received));
+  };
+  carry.x = take();
+  for (const Slot& slot : slots)
+    for (size_t i = 0; i < width_of(slot); ++i) carry.shared[slot].push_back(take());
+  return carry;
+}
+
+void Pipeline::send(const Carry& carry) const {
+  const Group& pipeline = mesh_.pipeline();
+  const Vars vars = at_border(carry, stage_.ports().writes);
+  pipeline.send(header_of(vars), pipeline.rank() + 1, "pipeline.header");
+  for (const Var& var : vars) pipeline.send(var.data(), pipeline.rank() + 1, "pipeline.forward");
+}
+
+Carry Pipeline::run_forward(InFlight& flight) const {
+  Carry received = receive(flight.batch, &flight.tape);
+  if (!first()) flight.entered = at_border(received, stage_.ports().reads);
+  Carry carry = stage_.forward(std::move(received), context(flight.batch));
+  flight.losses = carry.losses;
+  if (!last()) {
+    send(carry);
+    flight.leaving = at_border(carry, stage_.ports().writes);
+  }
+  return carry;
+}
+
+void Pipeline::run_backward(InFlight& flight, double scale) const {
+  const Group& pipeline = mesh_.pipeline();
+  Vars roots = flight.leaving;
+  Tensors seeds;
+  for (const Var& var : roots) seeds.push_back(pipeline.receive(var.shape(), var.dtype(), pipeline.rank() + 1, "pipeline.backward"));
+  for (const Var& loss : flight.losses) {
+    roots.push_back(loss);
+    seeds.push_back(Tensor::full(loss.shape(), scale, loss.dtype()));
+  }
+  flight.tape.defer_weight_parts(options_.defer_weight_parts);
+  Tensors grads = flight.tape.backward(roots, seeds);
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (!grads[i]) grads[i] = zeros_like(flight.entered[i].data());  // nobody behind used it
+    pipeline.send(grads[i], pipeline.rank() - 1, "pipeline.backward");
+  }
+}
+
+double Pipeline::forward_backward(const std::vector<Microbatch>& batches, double scale) const {
+  std::deque<InFlight> flights;
+  double cross_entropy = 0;
+  for (const Microbatch& batch : batches) {
+    const Carry carry = run_forward(flights.emplace_back(batch));
+    if (last()) cross_entropy += carry.losses.front().data().item();
+  }
+  for (InFlight& flight : flights) run_backward(flight, scale);
+  for (InFlight& flight : flights) flight.tape.run_deferred();
+  return cross_entropy;
+}
+
+double Pipeline::forward(const std::vector<Microbatch>& batches) const {
+  double cross_entropy = 0;
+  for (const Microbatch& batch : batches) {
+    const Carry carry = stage_.forward(receive(batch, nullptr), context(batch));
+    if (last())
+      cross_entropy += carry.losses.front().data().item();
+    else
+      send(carry);
+  }
+  return cross_entropy;
+}
+
+}  // namespace ropewalk
