@@ -26,6 +26,14 @@ struct Carry {
   Vars losses;                  // scalars to be added to the objective; seeded on the stage that makes them
 };
 
+// How many tensors a slot holds.
+inline int64_t width_of(const Slot& slot) { return slot.kind == Slot::kKeyValue ? 2 : 1; }
+
+// The stream and these slots as a list, and back: how a Carry goes through a recomputed segment or over a stage border.
+Vars flatten(const Carry& carry, const std::vector<Slot>& slots);
+// Returns where the list goes on behind the slots.
+Vars::const_iterator unflatten(const Vars& vars, const std::vector<Slot>& slots, Carry& carry);
+
 // What a sub-layer reads and publishes: known when the model is built, so the stage cut sends exactly the live slots.
 struct Ports {
   std::vector<Slot> reads, writes;
@@ -63,6 +71,22 @@ struct Context {
   // What comes from other ranks: kept for the replay of a recomputed segment, which therefore needs no traffic.
   Tensors receive(const std::function<Tensors()>& from) const { return pass ? pass->once(from) : from(); }
 };
+
+inline Vars flatten(const Carry& carry, const std::vector<Slot>& slots) {
+  Vars vars = {carry.x};
+  for (const Slot& slot : slots) vars.insert(vars.end(), carry.shared.at(slot).begin(), carry.shared.at(slot).end());
+  return vars;
+}
+
+inline Vars::const_iterator unflatten(const Vars& vars, const std::vector<Slot>& slots, Carry& carry) {
+  carry.x = vars.front();
+  auto next = vars.begin() + 1;
+  for (const Slot& slot : slots) {
+    carry.shared[slot] = Vars(next, next + width_of(slot));
+    next += width_of(slot);
+  }
+  return next;
+}
 
 inline Context Context::at(int call_site) const {
   Context moved = *this;

@@ -22,7 +22,7 @@ class GradReducer {
   struct Bucket {
     Tensor grads;
     size_t parameters = 0, complete = 0;
-    Work work;
+    Work work{};
   };
   // Parts whose gradient is also owed to copies elsewhere: small, summed together after the buckets.
   struct Sharing {

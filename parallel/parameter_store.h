@@ -16,7 +16,7 @@ struct PlacedPart {
   int64_t numel() const { return extent.numel(); }
   bool read_wide = false;
   int tensor_copies = 1;       // over how many neighbouring tensor ranks the gradient is owed
-  std::vector<int> stages;     // that use it, ascending
+  std::vector<int> stages{};   // that use it, ascending
   bool counted = false;        // this rank stands for it in norms and on disk; exactly one rank does, for each element
 };
 
@@ -24,7 +24,7 @@ struct PlacedPart {
 struct PlacedLeaf {
   std::shared_ptr<Leaf> leaf;
   int64_t offset = 0;
-  Shape shape;             // local
+  Shape shape{};           // local
   int uses = 0;            // contributions to its gradient in one microbatch
   bool read_wide = false;  // ops read the master itself
 };

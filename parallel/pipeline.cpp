@@ -7,17 +7,6 @@ namespace {
 
 constexpr int kHeader = 2 + Shape::kMaxRank;  // dtype, rank, extents
 
-// How many tensors a slot holds.
-size_t width_of(const Slot& slot) { return slot.kind == Slot::kKeyValue ? 2 : 1; }
-
-// x, then the slots' tensors, in the order that both sides of a border know.
-Vars at_border(const Carry& carry, const std::vector<Slot>& slots) {
-  Vars vars = {carry.x};
-  for (const Slot& slot : slots)
-    for (const Var& var : carry.shared.at(slot)) vars.push_back(var);
-  return vars;
-}
-
 // The shapes go ahead of the tensors, since rows and lengths may differ between microbatches.
 Tensor header_of(const Vars& vars) {
   const Tensor header = Tensor::zeros({static_cast<int64_t>(vars.size()), kHeader}, DType::kFloat64);
@@ -58,38 +47,37 @@ Carry Pipeline::receive(const Microbatch& batch, Tape* tape) const {
     return carry;
   }
   const std::vector<Slot> slots = stage_.ports().reads;
-  size_t count = 1;
+  int64_t count = 1;
   for (const Slot& slot : slots) count += width_of(slot);
   const Group& pipeline = mesh_.pipeline();
   const int from = pipeline.rank() - 1;
-  const Tensor header = pipeline.receive({static_cast<int64_t>(count), kHeader}, DType::kFloat64, from, "pipeline.header");
-  int64_t next = 0;
-  const auto take = [&] {
-    const auto [shape, dtype] = read_header(header, next++);
+  const Tensor header = pipeline.receive({count, kHeader}, DType::kFloat64, from, "pipeline.header");
+  const auto take = [&](int64_t index) {
+    const auto [shape, dtype] = read_header(header, index);
     Tensor received = pipeline.receive(shape, dtype, from, "pipeline.forward");
     return tape ? tape->input(std::move(received)) : Var(std::move(received));
   };
-  carry.x = take();
-  for (const Slot& slot : slots)
-    for (size_t i = 0; i < width_of(slot); ++i) carry.shared[slot].push_back(take());
+  Vars vars;
+  for (int64_t i = 0; i < count; ++i) vars.push_back(take(i));
+  unflatten(vars, slots, carry);
   return carry;
 }
 
 void Pipeline::send(const Carry& carry) const {
   const Group& pipeline = mesh_.pipeline();
-  const Vars vars = at_border(carry, stage_.ports().writes);
+  const Vars vars = flatten(carry, stage_.ports().writes);
   pipeline.send(header_of(vars), pipeline.rank() + 1, "pipeline.header");
   for (const Var& var : vars) pipeline.send(var.data(), pipeline.rank() + 1, "pipeline.forward");
 }
 
 Carry Pipeline::run_forward(InFlight& flight) const {
   Carry received = receive(flight.batch, &flight.tape);
-  if (!first()) flight.entered = at_border(received, stage_.ports().reads);
+  if (!first()) flight.entered = flatten(received, stage_.ports().reads);
   Carry carry = stage_.forward(std::move(received), context(flight.batch));
   flight.losses = carry.losses;
   if (!last()) {
     send(carry);
-    flight.leaving = at_border(carry, stage_.ports().writes);
+    flight.leaving = flatten(carry, stage_.ports().writes);
   }
   return carry;
 }

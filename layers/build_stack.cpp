@@ -1,0 +1,99 @@
+#include "layers/build_stack.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "layers/attention.h"
+#include "layers/mamba2.h"
+#include "layers/mlp.h"
+#include "layers/parallel_mixers.h"
+
+namespace ropewalk {
+namespace {
+
+class Builder {
+ public:
+  Builder(const ModelOptions& options, const TensorParallel& tp, Recompute recompute) : options_(options), tp_(tp), recompute_(recompute) {
+    for (const auto& layer : options.layers) sub_layers_ += static_cast<int64_t>(layer.size());
+  }
+
+  std::vector<CallSite> build() {
+    std::vector<CallSite> sites;
+    for (int layer = 0; layer < static_cast<int>(options_.layers.size()); ++layer)
+      for (size_t i = 0; i < options_.layers[layer].size(); ++i) sites.push_back(site(layer, i));
+    return sites;
+  }
+
+ private:
+  const SharedBlockOptions* sharing_of(int layer) const {
+    for (const SharedBlockOptions& shared : options_.shared)
+      if (std::find(shared.at.begin(), shared.at.end(), layer) != shared.at.end()) return &shared;
+    return nullptr;
+  }
+
+  CallSite site(int layer, size_t place) {
+    const std::string& block = options_.layers[layer][place];
+    const SharedBlockOptions* shared = sharing_of(layer);
+    const bool concat = shared && shared->concat_embedding && place == 0;
+    std::shared_ptr<SubLayer> core;
+    if (shared) {
+      auto& known = shared_cores_[{shared->name, place}];
+      if (!known) known = make(block, layer, concat);
+      core = known;
+    } else {
+      core = make(block, layer, concat);
+    }
+    const std::string owner = shared ? "shared." + shared->name : fmt::format("layers.{}", layer);
+    return CallSite(core, {.layer = layer,
+                           .d_model = options_.d_model,
+                           .concat_embedding = concat,
+                           .recompute = recompute_,
+                           .core_name = fmt::format("{}.{}", owner, core->kind())});
+  }
+
+  KeyValueSharing key_values(int layer) const {
+    KeyValueSharing sharing;
+    for (const KvShareOptions& kv : options_.kv) {
+      const Slot slot{Slot::kKeyValue, kv.from};
+      if (kv.from == layer) sharing.publish = slot;
+      if (std::find(kv.to.begin(), kv.to.end(), layer) != kv.to.end()) sharing.read = slot;
+    }
+    return sharing;
+  }
+
+  std::unique_ptr<SubLayer> make(const std::string& block, int layer, bool concat) const {
+    const Widths widths{.input = concat ? 2 * options_.d_model : options_.d_model,
+                        .output = options_.d_model,
+                        .output_scale = 1 / std::sqrt(static_cast<double>(sub_layers_))};
+    return std::visit([&](const auto& chosen) { return make(chosen, layer, widths); }, options_.blocks.at(block));
+  }
+  std::unique_ptr<SubLayer> make(const Mamba2Options& block, int, const Widths& widths) const {
+    return std::make_unique<Mamba2>(block, widths, tp_);
+  }
+  std::unique_ptr<SubLayer> make(const AttentionBlockOptions& block, int layer, const Widths& widths) const {
+    return std::make_unique<Attention>(block, widths, key_values(layer), tp_);
+  }
+  std::unique_ptr<SubLayer> make(const MlpOptions& block, int, const Widths& widths) const {
+    return std::make_unique<Mlp>(block, widths, tp_);
+  }
+  std::unique_ptr<SubLayer> make(const ParallelOptions& block, int layer, const Widths& widths) const {
+    std::vector<std::unique_ptr<SubLayer>> branches;
+    for (const std::string& name : block.branches)
+      branches.push_back(std::visit([&](const auto& branch) { return make(branch, layer, widths); }, options_.blocks.at(name)));
+    return std::make_unique<ParallelMixers>(block.combine, std::move(branches));
+  }
+
+  const ModelOptions& options_;
+  const TensorParallel& tp_;
+  Recompute recompute_;
+  int64_t sub_layers_ = 0;
+  std::map<std::pair<std::string, size_t>, std::shared_ptr<SubLayer>> shared_cores_;
+};
+
+}  // namespace
+
+std::vector<CallSite> build_stack(const ModelOptions& options, const TensorParallel& tp, Recompute recompute) {
+  return Builder(options, tp, recompute).build();
+}
+
+}  // namespace ropewalk

@@ -1,0 +1,12 @@
+// From the options of a model to its call sites: which core runs where, who shares what.
+#pragma once
+
+#include "layers/call_site.h"
+#include "layers/options.h"
+#include "parallel/tensor_parallel.h"
+
+namespace ropewalk {
+
+std::vector<CallSite> build_stack(const ModelOptions& options, const TensorParallel& tp, Recompute recompute);
+
+}  // namespace ropewalk

@@ -1,0 +1,37 @@
+// One place in the stack: x <- x + core(norm(x)). The core may be shared with other places; the norm, the recompute policy and the states
+// are the place's own.
+#pragma once
+
+#include "layers/sub_layer.h"
+
+namespace ropewalk {
+
+struct CallSiteOptions {
+  int layer = 0;
+  int64_t d_model = 0;
+  bool concat_embedding = false;  // the core reads norm([x; embedding])
+  Recompute recompute = Recompute::kNone;
+  std::string core_name;          // of its parameters: "layers.3.mamba2", "shared.G.attention"
+};
+
+class CallSite {
+ public:
+  CallSite(std::shared_ptr<SubLayer> core, CallSiteOptions options) : core_(std::move(core)), options_(std::move(options)) {}
+
+  void declare(Declarations& declarations);
+  Carry forward(Carry carry, const Context& ctx) const;
+  Ports ports() const;
+  const SubLayer& core() const { return *core_; }
+
+ private:
+  Var normed(const Carry& carry, const Context& ctx) const;
+
+  std::shared_ptr<SubLayer> core_;
+  CallSiteOptions options_;
+  Var norm_weight_;
+};
+
+// What the residual stream is published as, right behind the embedding.
+constexpr Slot kEmbeddingSlot{Slot::kEmbedding, 0};
+
+}  // namespace ropewalk
