@@ -1,0 +1,74 @@
+#include "launch/verbs.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "trainer/checkpoint/checkpoint_folder.h"
+#include "trainer/describe.h"
+#include "trainer/evaluate.h"
+#include "trainer/state.h"
+#include "trainer/trainer.h"
+
+namespace ropewalk {
+namespace {
+
+// The checkpoint that a run would go on from.
+std::string checkpoint_of(const RunOptions& run) {
+  if (run.resume != "auto" && run.resume != "branch") return run.resume;
+  const auto newest = newest_checkpoint(run.dir + "/checkpoints");
+  if (!newest) throw Error(3, fmt::format("run.dir: {}: holds no checkpoint; train first, or name one by run.resume=FOLDER", run.dir));
+  return *newest;
+}
+
+}  // namespace
+
+void train(const Job& job, const ConfigArguments& arguments) {
+  const Config config = load_config(arguments.file, arguments.overrides);
+  require_trainable(config);
+  Trainer(config, job.world(config.options.run.timeout)).run();
+}
+
+void eval(const Job& job, const ConfigArguments& arguments) {
+  const Config config = load_config(arguments.file, arguments.overrides);
+  require_trainable(config);
+  const Options& options = config.options;
+  const Group world = job.world(options.run.timeout);
+  const RankModel model(options, world, resolve_mesh(config, world.size()));
+  std::optional<SplitDocuments> documents;
+  agree(world, [&] {
+    documents.emplace(load_documents(options.data));
+    CheckpointReader reader(checkpoint_of(options.run));
+    load_weights(reader, model.store());
+  });
+  const int64_t bytes = documents->validation.tokens();
+  const ValidationRows rows(std::move(documents->validation), options.data.seq_len, options.data.packed);
+  const Evaluation evaluation = evaluate(model, rows, options.train.micro_batch);
+  if (world.rank() == 0) fmt::print("val_loss {:.6f}  bits_per_byte {:.6f}  over {} bytes\n", evaluation.loss(), evaluation.bits_per_byte(bytes), bytes);
+}
+
+void params(const ConfigArguments& arguments) { fmt::print("{}", describe_parameters(load_config(arguments.file, arguments.overrides).options)); }
+
+void generate(const std::string& checkpoint, const GenerateOptions& options) {
+  CheckpointReader reader(checkpoint);
+  Config config = parse_config(reader.meta().config, checkpoint, {});
+  config.options.parallel = {};
+  const RankModel model(config.options, Group(), {});
+  load_weights(reader, model.store());
+  generate(model, ByteTokenizer(), options, [](const std::string& text) {
+    fmt::print("{}", text);
+    std::fflush(stdout);
+  });
+  fmt::print("\n");
+}
+
+void inspect(const InspectArguments& arguments) {
+  CheckpointReader reader(arguments.checkpoint);
+  if (arguments.verify) reader.verify();
+  if (arguments.digest)
+    fmt::print("weights {}\noptimizer {}\n", reader.digest("weights/"), reader.digest("optimizer/"));
+  else
+    fmt::print("{}{}", describe_checkpoint(reader, arguments.checkpoint), arguments.verify ? "every byte is as it was written\n" : "");
+}
+
+}  // namespace ropewalk

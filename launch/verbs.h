@@ -1,0 +1,28 @@
+// What `ropewalk VERB` does, behind the command line.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "trainer/generate.h"
+#include "trainer/job.h"
+
+namespace ropewalk {
+
+struct ConfigArguments {
+  std::string file;
+  std::vector<std::string> overrides;  // key.path=value
+};
+
+void train(const Job& job, const ConfigArguments& arguments);
+void eval(const Job& job, const ConfigArguments& arguments);
+void params(const ConfigArguments& arguments);
+void generate(const std::string& checkpoint, const GenerateOptions& options);
+
+struct InspectArguments {
+  std::string checkpoint;
+  bool verify = false, digest = false;
+};
+void inspect(const InspectArguments& arguments);
+
+}  // namespace ropewalk

@@ -1,0 +1,39 @@
+#include "trainer/job.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace ropewalk {
+namespace {
+
+bool first_rank() {
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  return !rank || std::atoi(rank) == 0;
+}
+
+void complain(const std::string& line) {
+  fmt::print(stderr, "ropewalk: {}\n", line);
+  std::fflush(stderr);
+}
+
+}  // namespace
+
+int Job::run(const std::function<void()>& verb) const {
+  try {
+    verb();
+    return 0;
+  } catch (const CommError& error) {
+    complain(error.what());
+    MpiSession::abort(error.exit_code());
+  } catch (const Error& error) {  // thrown by every rank alike
+    if (first_rank()) complain(error.what());
+    return error.exit_code();
+  } catch (const std::exception& error) {
+    complain(fmt::format("internal error: {}", error.what()));
+    MpiSession::abort(1);
+  }
+}
+
+}  // namespace ropewalk

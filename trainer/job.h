@@ -1,0 +1,24 @@
+// This process as a rank of an mpirun job: from command line to exit code.
+#pragma once
+
+#include <functional>
+
+#include "parallel/comm/mpi/mpi_transport.h"
+
+namespace ropewalk {
+
+class Job {
+ public:
+  Job(int* argc, char*** argv) : session_(argc, argv) {}
+
+  // All ranks; an operation may wait `timeout` seconds without progress.
+  Group world(double timeout) const { return session_.world(timeout); }
+  // Calls the verb and returns the exit code. An Error becomes one line, printed by the first rank (an error of a peer: by who saw it).
+  // After a failed peer no collective is tried: the whole job ends at once.
+  int run(const std::function<void()>& verb) const;
+
+ private:
+  MpiSession session_;
+};
+
+}  // namespace ropewalk

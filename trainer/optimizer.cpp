@@ -1,0 +1,98 @@
+#include "trainer/optimizer.h"
+
+#include <algorithm>
+
+#include "kernels/adamw/adamw.h"
+#include "kernels/flat/flat.h"
+#include "kernels/sgd/sgd.h"
+#include "trainer/schedule.h"
+
+namespace ropewalk {
+namespace {
+
+template <class T>
+bool allows(const std::vector<T>& allowed, T value) {
+  return allowed.empty() || std::find(allowed.begin(), allowed.end(), value) != allowed.end();
+}
+
+bool matches(const OptimizerGroup& group, const ParameterSpec& spec) { return allows(group.kinds, spec.kind) && allows(group.roles, spec.role); }
+
+}  // namespace
+
+ParameterGroups::ParameterGroups(const OptimizerOptions& options, const Declarations& declarations) : groups_(options.groups) {
+  groups_.push_back({.name = "default", .kinds = {}, .roles = {}, .values = options.values});
+  std::vector<bool> used(groups_.size());
+  for (const auto& fused : declarations.all())
+    for (const ParameterSpec& spec : fused->parts) used[group_of(spec)] = true;
+  for (size_t i = 0; i + 1 < groups_.size(); ++i)
+    if (!used[i])
+      throw Error(2, fmt::format("optimizer.groups: group {} matches no parameter that an earlier group left; `ropewalk params` shows all",
+                                 groups_[i].name));
+}
+
+size_t ParameterGroups::group_of(const ParameterSpec& spec) const {
+  const auto found = std::find_if(groups_.begin(), groups_.end(), [&](const OptimizerGroup& group) { return matches(group, spec); });
+  return static_cast<size_t>(found - groups_.begin());
+}
+
+double ParameterGroups::weight_decay(const ParameterSpec& spec) const {
+  const OptimizerValues& values = groups_[group_of(spec)].values;
+  return values.decay_all || decays_by_default(spec.role) ? values.weight_decay : 0;
+}
+
+Optimizer::Optimizer(const OptimizerOptions& options, const Declarations& declarations, const ParameterStore& store, int64_t steps)
+    : options_(options), groups_(options, declarations), store_(store), steps_(steps) {
+  if (options.type == OptimizerOptions::kAdamW)
+    for (const char* moment : {"m", "v"}) state_[moment] = zeros_like(store.master());
+}
+
+double Optimizer::lr(size_t group, int64_t step) const {
+  const OptimizerValues& values = groups_.groups()[group].values;
+  return values.lr * schedule_factor(values.schedule, step, steps_);
+}
+
+std::map<Kind, double> Optimizer::squared_grad_norms(const Mesh& mesh) const {
+  std::map<Kind, double> squares;
+  for (const Kind kind : kKinds) squares[kind] = 0;
+  for (const PlacedPart& part : store_.parts()) {
+    if (!part.counted) continue;
+    const Tensor grad = ParameterStore::span(store_.grad(), part);
+    double square = 0;
+    launch(grad.device(), SumOfSquares{.x = grad, .sum = square});
+    squares[part.spec.kind] += square;
+  }
+  for (auto& [kind, square] : squares) square = mesh.all().sum(square, "grad_norm");
+  return squares;
+}
+
+void Optimizer::step(int64_t step, double grad_scale) {
+  ++updates_;
+  for (const PlacedPart& part : store_.parts())
+    if (part.numel() > 0) update(part, lr(groups_.group_of(part.spec), step), grad_scale);
+}
+
+void Optimizer::update(const PlacedPart& part, double lr, double grad_scale) const {
+  const OptimizerValues& values = groups_.groups()[groups_.group_of(part.spec)].values;
+  const auto span = [&](const Tensor& flat) { return ParameterStore::span(flat, part); };
+  const Tensor master = span(store_.master()), working = store_.working_span(part), grad = span(store_.grad());
+  const double weight_decay = groups_.weight_decay(part.spec);
+  if (options_.type == OptimizerOptions::kSgd) {
+    launch(master.device(), SgdStep{.master = master, .working = working, .grad = grad, .lr = lr, .weight_decay = weight_decay, .grad_scale = grad_scale});
+    return;
+  }
+  const Tensor m = span(state_.at("m")), v = span(state_.at("v"));
+  launch(master.device(), AdamWStep{.master = master,
+                                    .working = working,
+                                    .m = m,
+                                    .v = v,
+                                    .grad = grad,
+                                    .lr = lr,
+                                    .beta1 = values.beta1,
+                                    .beta2 = values.beta2,
+                                    .eps = values.eps,
+                                    .weight_decay = weight_decay,
+                                    .grad_scale = grad_scale,
+                                    .t = updates_});
+}
+
+}  // namespace ropewalk

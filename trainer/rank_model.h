@@ -1,0 +1,36 @@
+// A model as one rank holds it: the mesh, this rank's stage, its parameters. Everything that runs a model starts from here.
+#pragma once
+
+#include "layers/model.h"
+#include "parallel/parameter_store.h"
+#include "trainer/options.h"
+
+namespace ropewalk {
+
+DType compute_dtype(Precision precision);
+
+class RankModel {
+ public:
+  // Collective over `all`, whose size is degrees.ranks().
+  RankModel(const Options& options, const Group& all, const Degrees& degrees);
+  RankModel(const RankModel&) = delete;
+  RankModel& operator=(const RankModel&) = delete;
+
+  const Mesh& mesh() const { return mesh_; }
+  const TensorParallel& tensor_parallel() const { return tp_; }
+  const Declarations& declarations() const { return declarations_; }
+  const HybridModel& model() const { return model_; }
+  const ParameterStore& store() const { return store_; }
+  PipelineOptions pipeline_options() const { return {.cp = cp_, .dtype = dtype_}; }
+
+ private:
+  Mesh mesh_;
+  TensorParallel tp_;
+  ContextParallel cp_;
+  DType dtype_;
+  HybridModel model_;
+  Declarations declarations_;
+  ParameterStore store_;
+};
+
+}  // namespace ropewalk

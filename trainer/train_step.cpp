@@ -1,0 +1,50 @@
+#include "trainer/train_step.h"
+
+#include <cmath>
+
+namespace ropewalk {
+namespace {
+
+PipelineOptions pipeline_options(const RankModel& model, const TrainStepOptions& options) {
+  PipelineOptions pipeline = model.pipeline_options();
+  pipeline.defer_weight_parts = options.defer_weight_parts;
+  return pipeline;
+}
+
+}  // namespace
+
+double sum_over_tokens(const Mesh& mesh, double counted, const char* label) {
+  return mesh.all().sum(mesh.coordinate(Axis::kTensor) == 0 ? counted : 0, label);
+}
+
+TrainStep::TrainStep(const RankModel& model, Optimizer& optimizer, const TrainStepOptions& options)
+    : model_(model),
+      optimizer_(optimizer),
+      options_(options),
+      reducer_(model.store(), model.declarations(), model.mesh(), model.tensor_parallel()),
+      pipeline_(model.model(), model.mesh(), pipeline_options(model, options)) {}
+
+StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches) {
+  const Mesh& mesh = model_.mesh();
+  const double targets = mesh.tokens().sum(static_cast<double>(count_targets(batches)), "targets");
+  const double scale = 1 / std::max(1.0, targets);
+  StepReport report;
+
+  reducer_.begin(static_cast<int64_t>(batches.size()));
+  const double cross_entropy = pipeline_.forward_backward(batches, scale);  // gradients leave in buckets on the way
+  reducer_.finish();
+  report.loss = sum_over_tokens(mesh, cross_entropy, "loss") * scale;
+
+  double square = 0;
+  for (const auto& [kind, kind_square] : optimizer_.squared_grad_norms(mesh)) {
+    report.grad_norm_of[kind] = std::sqrt(kind_square);
+    square += kind_square;
+  }
+  report.grad_norm = std::sqrt(square);
+  report.skipped = !std::isfinite(report.grad_norm) || !std::isfinite(report.loss);  // the same on all ranks: both are global
+  const bool clips = options_.clip && report.grad_norm > *options_.clip;
+  if (!report.skipped) optimizer_.step(step, clips ? *options_.clip / report.grad_norm : 1);
+  return report;
+}
+
+}  // namespace ropewalk

@@ -1,0 +1,41 @@
+// One optimizer step: forward and backward over the microbatches, gradient sums, clipping, update. The training loop and the layout
+// parity tests run this same code.
+#pragma once
+
+#include "parallel/grad_reducer.h"
+#include "trainer/batches.h"
+#include "trainer/optimizer.h"
+#include "trainer/rank_model.h"
+
+namespace ropewalk {
+
+struct StepReport {
+  double loss = 0;       // mean nats per scored target over the whole batch, without auxiliary losses
+  double grad_norm = 0;  // before clipping
+  std::map<Kind, double> grad_norm_of;
+  bool skipped = false;  // the gradient was not finite, so nothing was updated
+};
+
+struct TrainStepOptions {
+  std::optional<double> clip;
+  bool defer_weight_parts = false;
+};
+
+class TrainStep {
+ public:
+  TrainStep(const RankModel& model, Optimizer& optimizer, const TrainStepOptions& options);
+
+  StepReport run(int64_t step, const std::vector<Microbatch>& batches);
+
+ private:
+  const RankModel& model_;
+  Optimizer& optimizer_;
+  TrainStepOptions options_;
+  GradReducer reducer_;
+  Pipeline pipeline_;
+};
+
+// The sum over the ranks of the mesh of what the last stages of its pipelines counted; tensor ranks counted the same.
+double sum_over_tokens(const Mesh& mesh, double counted, const char* label);
+
+}  // namespace ropewalk

@@ -1,0 +1,181 @@
+#include "trainer/trainer.h"
+
+#include <spdlog/spdlog.h>
+
+#include <nlohmann/json.hpp>
+
+#include "data/hold_out.h"
+#include "data/text_source.h"
+#include "kernels/tensor/allocator.h"
+#include "trainer/checkpoint/checkpoint_folder.h"
+#include "trainer/checkpoint/checkpoint_writer.h"
+#include "trainer/logging.h"
+
+namespace ropewalk {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using nlohmann::ordered_json;
+
+constexpr int64_t kMostSkippedInARow = 20;  // non-finite steps after which a run has diverged
+
+ordered_json number(double value) { return std::isfinite(value) ? ordered_json(value) : ordered_json(nullptr); }
+
+DocumentEnd document_end(DataOptions::Documents documents) {
+  switch (documents) {
+    case DataOptions::kFile: return DocumentEnd::kFile;
+    case DataOptions::kFormFeed: return DocumentEnd::kFormFeed;
+    case DataOptions::kBlankLine: return DocumentEnd::kBlankLine;
+  }
+  return DocumentEnd::kFile;
+}
+
+SplitDocuments load_agreed(const DataOptions& data, const Group& world) {
+  std::optional<SplitDocuments> documents;
+  agree(world, [&] { documents.emplace(load_documents(data)); });
+  return std::move(*documents);
+}
+
+}  // namespace
+
+SplitDocuments load_documents(const DataOptions& data) {
+  const HoldOut split = hold_out(read_documents({.path = data.path, .documents = document_end(data.documents)}), data.validation);
+  const ByteTokenizer tokenizer;
+  return {Documents(split.train, tokenizer), Documents(split.validation, tokenizer)};
+}
+
+Trainer::Trainer(const Config& config, const Group& world, SplitDocuments documents)
+    : config_(config),
+      options_(config.options),
+      world_(world),
+      sequences_(std::move(documents.train), options_.train.seed, options_.data.seq_len, options_.data.packed),
+      model_(options_, world, resolve_mesh(config, world.size())),
+      optimizer_(options_.optimizer, model_.declarations(), model_.store(), options_.train.steps),
+      train_step_(model_, optimizer_, {.clip = options_.train.clip}),
+      folder_(options_.run.dir) {
+  validation_bytes_ = documents.validation.tokens();
+  if (validation_bytes_ > 0) validation_.emplace(std::move(documents.validation), options_.data.seq_len, options_.data.packed);
+  agree(world_, [this] { resume(); });
+}
+
+Trainer::Trainer(const Config& config, const Group& world) : Trainer(config, world, load_agreed(config.options.data, world)) {}
+
+void Trainer::resume() {
+  const std::string& how = options_.run.resume;
+  const bool named = how != "auto" && how != "never" && how != "branch";
+  const std::optional<std::string> folder = named ? how : newest_checkpoint(folder_.checkpoints());
+  if (!folder) return;
+  if (how == "never")
+    throw Error(2, fmt::format("{}: run.resume: never, but {} holds checkpoints; choose another run.dir or remove it",
+                               config_.where("run.resume"), folder_.path()));
+  CheckpointReader reader(*folder);
+  check_resumable(reader, *folder);
+  load_weights(reader, model_.store());
+  load_optimizer(reader, model_.store(), optimizer_);
+  optimizer_.set_updates(std::stoll(reader.meta().notes.at("updates")));
+  step_ = saved_step_ = reader.meta().step;
+}
+
+void Trainer::check_resumable(const CheckpointReader& reader, const std::string& folder) const {
+  const CheckpointMeta& meta = reader.meta();
+  const bool branch = options_.run.resume == "branch";
+  const auto changes = changes_that_need_branch(parse_config(meta.config, folder, {}), config_);
+  if (!changes.empty() && !branch)
+    throw Error(2, fmt::format("{}: differs from {}: {}; run.resume=branch goes on all the same", config_.where("run.resume"), folder,
+                               fmt::join(changes, ", ")));
+  const std::string digest = fmt::format("{:016x}", sequences_.documents().digest());
+  if (!branch && meta.notes.at("data") != digest)
+    throw DataError(fmt::format("{}: is not the text that {} was trained on (digest {}, then {}); run.resume=branch goes on all the same",
+                                options_.data.path, folder, digest, meta.notes.at("data")));
+  if (meta.step > options_.train.steps)
+    throw Error(2, fmt::format("{}: train.steps: expected at least the {} steps of {}, given {}", config_.where("train.steps"), meta.step, folder,
+                               options_.train.steps));
+}
+
+void Trainer::run() {
+  if (finished() && saved_step_ == step_) {
+    if (leader()) fmt::print("{}: finished already, {} of {} steps\n", folder_.path(), step_, options_.train.steps);
+    return;
+  }
+  agree(world_, [this] {
+    if (!leader()) return;
+    folder_.begin(config_.resolved, world_.size(), step_);
+    log_to_file(folder_.log());
+    spdlog::info("{}: {} parameters on this rank, {} train and {} validation tokens, from step {}", folder_.path(), model_.store().master().numel(),
+                 sequences_.documents().tokens(), validation_bytes_, step_);
+  });
+  Progress progress(step_, options_.train.steps);
+  while (!finished()) {
+    const auto begun = Clock::now();
+    const StepReport report = step();
+    ++step_;
+    const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+    std::optional<Evaluation> evaluation;
+    if (validation_ && (finished() || due(options_.train.eval_every))) evaluation = evaluate(model_, *validation_, options_.train.micro_batch);
+    log(report, seconds, evaluation);
+    if (leader())
+      progress.show({.step = step_,
+                     .loss = report.loss,
+                     .grad_norm = report.grad_norm,
+                     .tokens_per_second = static_cast<double>(options_.train.batch * options_.data.seq_len) / seconds,
+                     .memory_bytes = Allocator::host().stats().peak});
+    if (evaluation && leader())
+      spdlog::info("step {}: val_loss {:.4f}, {:.4f} bits per byte", step_, evaluation->loss(), evaluation->bits_per_byte(validation_bytes_));
+    if (finished() || due(options_.checkpoint.every)) save();
+  }
+}
+
+StepReport Trainer::step() {
+  const BatchPlan plan{options_.train.batch, options_.train.micro_batch, options_.parallel.context_runs};
+  const auto sequence = [this](int64_t i) { return sequences_.at(i); };
+  const StepReport report = train_step_.run(step_, make_batches(sequence, step_, plan, model_.mesh()));
+  skipped_in_a_row_ = report.skipped ? skipped_in_a_row_ + 1 : 0;
+  if (report.skipped && leader()) spdlog::warn("step {}: gradient is not finite; nothing updated", step_ + 1);
+  if (skipped_in_a_row_ >= kMostSkippedInARow)
+    throw Error(4, fmt::format("step {}: diverged: {} steps in a row without a finite gradient; resume from a checkpoint with a smaller optimizer.lr",
+                               step_ + 1, skipped_in_a_row_));
+  return report;
+}
+
+void Trainer::log(const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation) {
+  const double tokens_a_step = static_cast<double>(options_.train.batch * options_.data.seq_len);
+  ordered_json metrics = {{"step", step_}, {"tokens", step_ * options_.train.batch * options_.data.seq_len}, {"loss", number(report.loss)}};
+  if (evaluation) {
+    metrics["val_loss"] = number(evaluation->loss());
+    metrics["val_bits_per_byte"] = number(evaluation->bits_per_byte(validation_bytes_));
+  }
+  metrics["grad_norm"] = number(report.grad_norm);
+  for (const auto& [kind, norm] : report.grad_norm_of) metrics[fmt::format("grad_norm/{}", name_of(kind))] = number(norm);
+  if (report.skipped) metrics["skipped"] = true;
+  for (size_t group = 0; group < optimizer_.groups().groups().size(); ++group)
+    metrics["lr/" + optimizer_.groups().groups()[group].name] = number(optimizer_.lr(group, step_ - 1));
+  metrics["tokens_per_second"] = number(tokens_a_step / seconds);
+  metrics["step_ms"] = number(seconds * 1000);
+  metrics["mfu"] = nullptr;  // the peak of this host is not measured yet
+  metrics["memory_peak_bytes"] = static_cast<int64_t>(world_.max(static_cast<double>(Allocator::host().stats().peak), "memory"));
+  for (const Axis axis : kAxes) {
+    const Group& group = axis == Axis::kData ? model_.mesh().tokens() : model_.mesh().axis(axis);
+    const int64_t sent = group.bytes_sent(), before = std::exchange(bytes_sent_[static_cast<size_t>(axis)], sent);
+    metrics[fmt::format("comm_bytes/{}", name_of(axis))] = static_cast<int64_t>(world_.sum(static_cast<double>(sent - before), "comm_bytes"));
+  }
+  if (leader()) folder_.append(metrics);
+}
+
+void Trainer::save() {
+  CheckpointMeta meta{.step = step_,
+                      .tokens = step_ * options_.train.batch * options_.data.seq_len,
+                      .config = config_.resolved,
+                      .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
+                                          model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
+                      .version = ROPEWALK_VERSION,
+                      .notes = {{"updates", std::to_string(optimizer_.updates())},
+                                {"data", fmt::format("{:016x}", sequences_.documents().digest())}}};
+  const std::string folder = write_checkpoint(folder_.checkpoints(), meta, boxes_to_save(model_.store(), optimizer_), world_);
+  saved_step_ = step_;
+  agree(world_, [this] {
+    if (leader()) retain_checkpoints(folder_.checkpoints(), options_.checkpoint.keep, options_.checkpoint.keep_every);
+  });
+  if (leader()) spdlog::info("step {}: saved {}", step_, folder);
+}
+
+}  // namespace ropewalk
