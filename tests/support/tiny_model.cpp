@@ -1,0 +1,50 @@
+#include "tests/support/tiny_model.h"
+
+#include "kernels/tensor/philox.h"
+
+namespace ropewalk::testing {
+
+Options tiny_options() {
+  Options options;
+  ModelOptions& model = options.model;
+  model.d_model = 8;
+  model.vocabulary = 13;  // no multiple of any number of ranks
+  model.tie_embeddings = true;
+  model.blocks["M"] = Mamba2Options{.heads = 4, .head_dim = 4, .state = 3, .groups = 1, .conv = 4, .chunk = 5};
+  model.blocks["N"] = Mamba2Options{.heads = 4, .head_dim = 2, .state = 4, .groups = 2, .conv = 3, .chunk = 4};
+  model.blocks["A"] = AttentionBlockOptions{.heads = 4, .kv_heads = 2, .head_dim = 4, .rope = RopeOptions{}, .window = 7};
+  model.blocks["G"] = AttentionBlockOptions{.heads = 4, .kv_heads = 4, .head_dim = 2, .rope = {}, .window = {}};
+  model.blocks["F"] = MlpOptions{.hidden = 12};
+  model.blocks["H"] = ParallelOptions{.branches = {"A", "N"}, .combine = Combine::kMean};
+  //               0    1    2    3    4    5    6    7    8
+  model.layers = {{"M"}, {"A"}, {"F"}, {"G"}, {"H"}, {"A"}, {"N"}, {"G"}, {"F"}};
+  model.shared = {{.name = "block", .at = {3, 7}, .concat_embedding = true}};
+  model.kv = {{.from = 1, .to = {5}}};
+  options.optimizer.type = OptimizerOptions::kAdamW;
+  options.optimizer.values.lr = 0.01;
+  options.optimizer.values.eps = 1e-3;  // keeps AdamW's division away from the rounding of tiny gradients
+  options.data.seq_len = 32;
+  options.train.precision = Precision::kFp64;
+  options.train.batch = 4;
+  options.train.steps = 3;
+  options.train.clip = 0.5;
+  return options;
+}
+
+Sequence tiny_sequence(int64_t i, int64_t seq_len, int64_t vocabulary) {
+  const Philox random(7, "tiny sequences");
+  const auto draw = [&](int64_t t, int64_t below, int64_t what) {
+    return static_cast<int64_t>(random.uniform(static_cast<uint64_t>((i * seq_len + t) * 4 + what)) * static_cast<double>(below));
+  };
+  Sequence row;
+  for (int64_t t = 0; t < seq_len; ++t) {
+    row.tokens.push_back(draw(t, vocabulary, 0));
+    row.targets.push_back(draw(t, 10, 1) == 0 ? Sequence::kIgnored : draw(t, vocabulary, 2));
+    // Rows 1 and 3 of each four are cut often, row 2 is one document over all ranks.
+    const int64_t rarity = i % 4 == 2 ? 0 : i % 2 == 1 ? 4 : 11;
+    if (t == 0 || (rarity > 0 && draw(t, rarity, 3) == 0)) row.document_begins.push_back(t);
+  }
+  return row;
+}
+
+}  // namespace ropewalk::testing

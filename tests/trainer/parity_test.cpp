@@ -1,0 +1,159 @@
+// A layout changes nothing but speed: the tiny model on every mesh against itself on one rank, in fp64. Runs on four ranks; smaller meshes
+// are cut from them.
+#include <gtest/gtest.h>
+
+#include "tests/support/finite_difference.h"
+#include "tests/support/ranks.h"
+#include "tests/support/tiny_model.h"
+#include "trainer/train_step.h"
+
+namespace ropewalk {
+namespace {
+
+constexpr double kTolerance = 1e-10;
+constexpr int64_t kSteps = 3;
+
+struct Case {
+  std::string name;
+  Degrees degrees;
+  int pieces = 1;
+  bool sequence = true;
+  Recompute recompute = Recompute::kNone;
+  bool defer = false;
+};
+
+// Global tensors by name: what this mesh computed, the same on each of its ranks.
+using Gathered = std::map<std::string, Tensor>;
+
+struct Outcome {
+  std::vector<double> losses, grad_norms;
+  Gathered gradients, weights;
+};
+
+Gathered gather(const RankModel& rank_model, const Tensor& flat) {
+  Gathered all;
+  const ParameterStore& store = rank_model.store();
+  for (const auto& fused : rank_model.declarations().all()) {
+    for (const ParameterSpec& spec : fused->parts) {
+      const Tensor whole = Tensor::zeros(spec.shape, flat.dtype());
+      for (const PlacedPart& part : store.parts()) {
+        if (part.spec.name != spec.name || !part.counted || part.numel() == 0) continue;
+        Tensor place = whole;
+        for (int d = 0; d < spec.shape.rank(); ++d) place = place.narrow(d, part.start[d], part.extent[d]);
+        place.copy_from(ParameterStore::span(flat, part).reshape(part.extent));
+      }
+      all[spec.name] = rank_model.mesh().all().all_reduce(whole, "gather");
+    }
+  }
+  return all;
+}
+
+Outcome train(const Options& options, const Group& group, const Case& layout) {
+  Options local = options;
+  local.parallel.context_runs = layout.pieces;
+  local.parallel.sequence = layout.sequence;
+  local.train.recompute = layout.recompute;
+  const RankModel model(local, group, layout.degrees);
+  Optimizer optimizer(local.optimizer, model.declarations(), model.store(), kSteps);
+  TrainStep train_step(model, optimizer, {.clip = local.train.clip, .defer_weight_parts = layout.defer});
+  const auto sequence = [&](int64_t i) { return testing::tiny_sequence(i, local.data.seq_len, local.model.vocabulary); };
+  Outcome outcome;
+  for (int64_t step = 0; step < kSteps; ++step) {
+    const StepReport report = train_step.run(step, make_batches(sequence, step, {local.train.batch, 1, layout.pieces}, model.mesh()));
+    outcome.losses.push_back(report.loss);
+    outcome.grad_norms.push_back(report.grad_norm);
+    if (step == 0) outcome.gradients = gather(model, model.store().grad());
+  }
+  outcome.weights = gather(model, model.store().master());
+  return outcome;
+}
+
+void expect_equal(const Gathered& given, const Gathered& expected, const char* what) {
+  ASSERT_EQ(given.size(), expected.size());
+  for (const auto& [name, tensor] : expected) {
+    EXPECT_GT(testing::relative_error(tensor, zeros_like(tensor), 1), 0) << what << " of " << name << " is zero: nothing was compared";
+    EXPECT_LT(testing::relative_error(given.at(name), tensor), kTolerance) << what << " of " << name;
+  }
+}
+
+void expect_equal(const Outcome& given, const Outcome& expected) {
+  for (int64_t step = 0; step < kSteps; ++step) {
+    EXPECT_NEAR(given.losses[step], expected.losses[step], kTolerance * expected.losses[step]) << "loss of step " << step;
+    EXPECT_NEAR(given.grad_norms[step], expected.grad_norms[step], kTolerance * expected.grad_norms[step]) << "gradient norm of step " << step;
+  }
+  expect_equal(given.gradients, expected.gradients, "gradient");
+  expect_equal(given.weights, expected.weights, "weight after three steps");
+}
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases = {
+      {.name = "Recompute", .degrees = {}, .recompute = Recompute::kFull},
+      {.name = "Deferred", .degrees = {}, .defer = true},
+      {.name = "RecomputeDeferred", .degrees = {}, .recompute = Recompute::kFull, .defer = true},
+      {.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2},
+  };
+  // Every axis alone with 2 and 4 ranks, every pair with 2 x 2; each with every option, and context with one and two runs a rank.
+  const auto add = [&](const std::string& name, const Degrees& degrees) {
+    for (const int pieces : {1, 2}) {
+      if (pieces == 2 && degrees.context == 1) continue;
+      for (const bool sequence : {true, false}) {
+        if (!sequence && degrees.tensor == 1) continue;
+        for (const bool recompute : {false, true})
+          for (const bool defer : {false, true})
+            cases.push_back({.name = name + (pieces == 2 ? "TwoRuns" : "") + (sequence ? "" : "WholeSequence") +
+                                     (recompute ? "Recompute" : "") + (defer ? "Deferred" : ""),
+                             .degrees = degrees,
+                             .pieces = pieces,
+                             .sequence = sequence,
+                             .recompute = recompute ? Recompute::kFull : Recompute::kNone,
+                             .defer = defer});
+      }
+    }
+  };
+  add("Pipeline2", {.pipeline = 2});
+  add("Pipeline4", {.pipeline = 4});
+  add("Tensor2", {.tensor = 2});
+  add("Tensor4", {.tensor = 4});
+  add("Context2", {.context = 2});
+  add("Context4", {.context = 4});
+  add("Data2", {.data = 2});
+  add("Data4", {.data = 4});
+  add("Pipeline2Data2", {.pipeline = 2, .data = 2});
+  add("Pipeline2Context2", {.pipeline = 2, .context = 2});
+  add("Pipeline2Tensor2", {.pipeline = 2, .tensor = 2});
+  add("Data2Context2", {.data = 2, .context = 2});
+  add("Data2Tensor2", {.data = 2, .tensor = 2});
+  add("Context2Tensor2", {.context = 2, .tensor = 2});
+  return cases;
+}
+
+class Parity : public ::testing::TestWithParam<Case> {
+ protected:
+  static const Outcome& one_rank(OptimizerOptions::Type type) {
+    static std::map<OptimizerOptions::Type, Outcome> known;
+    auto [place, fresh] = known.try_emplace(type);
+    if (fresh) place->second = train(options(type), Group(), {.name = "one rank", .degrees = {}});
+    return place->second;
+  }
+  static Options options(OptimizerOptions::Type type) {
+    Options tiny = testing::tiny_options();
+    tiny.optimizer.type = type;
+    if (type == OptimizerOptions::kSgd) tiny.optimizer.values.lr = 0.5;
+    return tiny;
+  }
+  static void compare(OptimizerOptions::Type type) {
+    const Case& layout = GetParam();
+    const bool member = testing::world().rank() < layout.degrees.ranks();
+    const Group group = testing::world().split(member ? 1 : 0);
+    if (member) expect_equal(train(options(type), group, layout), one_rank(type));
+  }
+};
+
+TEST_P(Parity, SgdEqualsOneRank) { compare(OptimizerOptions::kSgd); }
+TEST_P(Parity, AdamWEqualsOneRank) { compare(OptimizerOptions::kAdamW); }
+
+INSTANTIATE_TEST_SUITE_P(Layouts, Parity, ::testing::ValuesIn(all_cases()),
+                         [](const ::testing::TestParamInfo<Case>& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace ropewalk
