@@ -12,6 +12,12 @@ constexpr int64_t kGrain = 1 << 13;   // elements a task
 constexpr int64_t kMaxPartials = 64;  // partial sums of dweight: their number follows from the shape alone
 constexpr int64_t kMinRows = 8;       // rows behind one partial
 
+// g++ keeps a bfloat16 made right in an `omp simd` loop as a private array, and the loop scalar; behind a call it vectorizes.
+template <class T>
+void store(T* to, Wide<T> value) {
+  *to = T(value);
+}
+
 // The leaves work on the channels of one group in one row. `omp simd` only lets the compiler keep one sum a lane.
 
 template <class T>
@@ -33,8 +39,8 @@ ROPEWALK_VECTORIZED void square_sum_backward(int64_t n, Wide<T> d_square_sum, co
   for (int64_t i = 0; i < n; ++i) {
     const W y_i = W(y[i]), z_i = W(z[i]), gate = sigmoid(z_i);
     const W du = 2 * d_square_sum * y_i * z_i * gate;
-    dy[i] = T(du * z_i * gate);
-    dz[i] = T(du * y_i * gate * (1 + z_i * (1 - gate)));
+    store(dy + i, du * z_i * gate);
+    store(dz + i, du * y_i * gate * (1 + z_i * (1 - gate)));
   }
 }
 
@@ -54,8 +60,8 @@ ROPEWALK_VECTORIZED Wide<T> normalize_backward(int64_t n, const T* d_out, const 
   for (int64_t i = 0; i < n; ++i) {
     const W y_i = W(y[i]), z_i = W(z[i]), d_i = W(d_out[i]), gate = sigmoid(z_i), u = y_i * z_i * gate;
     const W du = d_i * weight[i] * r;
-    dy[i] = T(du * z_i * gate);
-    dz[i] = T(du * y_i * gate * (1 + z_i * (1 - gate)));
+    store(dy + i, du * z_i * gate);
+    store(dz + i, du * y_i * gate * (1 + z_i * (1 - gate)));
     dweight[i] += d_i * u * r;
     sum += d_i * weight[i] * u;
   }
