@@ -5,6 +5,7 @@
 //   s   = gated_square_sum(y, z, groups)                         [.., groups], wide: sum of u^2 over each local group's channels
 //   out = gated_rms_norm(y, z, weight, s, group_width, eps)      group_width: channels of a whole group, on all its ranks
 // y, z [.., I] rows (z may be a slice of a fused projection), dtype T; weight [I] wide; out dtype T.
+// Both halves keep y and z and compute u again in backward.
 #pragma once
 
 #include "kernels/autograd/tape.h"
@@ -13,5 +14,33 @@ namespace ropewalk {
 
 Var gated_square_sum(const Var& y, const Var& z, int64_t groups);
 Var gated_rms_norm(const Var& y, const Var& z, const Var& weight, const Var& square_sum, int64_t group_width, double eps);
+
+struct GatedSquareSumForward {
+  const Tensor& square_sum;
+  const Tensor &y, &z;
+};
+// du = 2 u d_square_sum; dy = du silu(z), dz = du y silu'(z).
+struct GatedSquareSumBackward {
+  const Tensor &dy, &dz;
+  const Tensor &d_square_sum, &y, &z;
+};
+struct GatedRmsNormForward {
+  const Tensor& out;
+  const Tensor &y, &z, &weight, &square_sum;
+  int64_t group_width;
+  double eps;
+};
+// With r = 1 / sqrt(square_sum / group_width + eps) held fixed: du = d_out weight r; dweight += sum over rows of d_out u r.
+// Through r: d_square_sum = -r^3 / (2 group_width) * sum over the group's channels of d_out weight u.
+struct GatedRmsNormBackward {
+  const Tensor &dy, &dz, &dweight, &d_square_sum;  // dweight may be empty
+  const Tensor &d_out, &y, &z, &weight, &square_sum;
+  int64_t group_width;
+  double eps;
+};
+void launch(Cpu, const GatedSquareSumForward& args);
+void launch(Cpu, const GatedSquareSumBackward& args);
+void launch(Cpu, const GatedRmsNormForward& args);
+void launch(Cpu, const GatedRmsNormBackward& args);
 
 }  // namespace ropewalk

@@ -1,5 +1,6 @@
 // y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps), over the last dim (Zhang & Sennrich 2019).
-// x [.., C] of any floating dtype; weight [C] in the wide type; y in dtype `out`; statistics in the wide type. Keeps x and rstd.
+// x [.., C] rows of any floating dtype; weight [C] in the wide type; y in dtype `out`; statistics in the wide type. Keeps x and rstd.
+// fp64 stays among itself: x and y are both fp64 or neither is.
 #pragma once
 
 #include "kernels/autograd/tape.h"
@@ -7,5 +8,18 @@
 namespace ropewalk {
 
 Var rms_norm(const Var& x, const Var& weight, double eps, DType out);
+
+struct RmsNormForward {
+  const Tensor &y, &rstd;  // rstd [..]
+  const Tensor &x, &weight;
+  double eps;
+};
+// With h = x * rstd: dx = rstd * (dy * weight - h * mean(dy * weight * h)); dweight += sum over rows of dy * h. Either may be empty.
+struct RmsNormBackward {
+  const Tensor &dx, &dweight;
+  const Tensor &dy, &x, &weight, &rstd;
+};
+void launch(Cpu, const RmsNormForward& args);
+void launch(Cpu, const RmsNormBackward& args);
 
 }  // namespace ropewalk

@@ -14,4 +14,13 @@ struct RopeOptions {
 
 Var rope(const Var& x, const Tensor& position, const RopeOptions& options);
 
+// Rotates by `turn` times the angle: 1 forward, -1 backward.
+struct Rope {
+  const Tensor& y;  // dense
+  const Tensor &x, &position;
+  double theta;
+  int turn;
+};
+void launch(Cpu, const Rope& args);
+
 }  // namespace ropewalk

@@ -1,0 +1,132 @@
+#include "kernels/rms_norm/rms_norm.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/reference/rms_norm.h"
+#include "tests/support/precision.h"
+
+namespace ropewalk {
+namespace {
+
+using testing::Argument;
+using testing::random_tensor;
+
+constexpr double kEps = 1e-5;
+
+// In the dtype of x.
+Vars norm(const Vars& in) { return {rms_norm(in[0], in[1], kEps, in[0].dtype())}; }
+
+std::vector<Argument> arguments(const Tensor& x) {
+  return {{"x", x}, {"weight", random_tensor({x.dim(-1)}, 2, 1, wide(x.dtype())), Argument::kParameter}};
+}
+
+const std::vector<Shape> kShapes = {{1, 1}, {5}, {2, 3, 7}, {3, 64}, {70, 33}};
+
+// A view of the middle of wider rows.
+Tensor sliced(const Shape& shape, uint64_t seed, DType dtype = DType::kFloat64) {
+  return random_tensor(shape.with(-1, shape[-1] + 5), seed, 1, dtype).narrow(-1, 2, shape[-1]);
+}
+
+TEST(RmsNorm, EqualsItsDefinition) {
+  for (const Shape& shape : kShapes)
+    for (const Tensor& x : {random_tensor(shape, 1), sliced(shape, 1)}) {
+      const Tensor weight = random_tensor({x.dim(-1)}, 2);
+      const Tensor expected = Tensor::from(shape, reference::rms_norm(x.to_vector<double>(), weight.to_vector<double>(), kEps));
+      EXPECT_TENSOR_NEAR(rms_norm(x, weight, kEps, DType::kFloat64).data(), expected, 1e-10) << shape.to_string();
+    }
+}
+
+TEST(RmsNorm, BackwardMatchesFiniteDifferences) {
+  for (const Shape& shape : kShapes) {
+    SCOPED_TRACE(shape.to_string());
+    testing::expect_gradients(arguments(random_tensor(shape, 1)), norm);
+    testing::expect_gradients(arguments(sliced(shape, 1)), norm);
+  }
+}
+
+TEST(RmsNorm, AddsToTheGradientOfItsWeight) {
+  testing::expect_gradients(arguments(random_tensor({4, 6}, 1)), [](const Vars& in) {
+    const Var once = rms_norm(in[0], in[1], kEps, DType::kFloat64);
+    return Vars{rms_norm(once, in[1], kEps, DType::kFloat64)};
+  });
+}
+
+TEST(RmsNorm, TakesAGradientThatIsNotRows) {
+  Tape tape;
+  const Var y = rms_norm(tape.input(random_tensor({2, 3, 4}, 1)), random_tensor({4}, 2), kEps, DType::kFloat64);
+  const Tensor dy = random_tensor({2, 5, 4}, 3).narrow(1, 1, 3);
+  ASSERT_FALSE(is_rows(dy));
+  const Tensor dx = tape.backward({y}, {dy}).front();
+
+  Tape same;
+  const Var z = rms_norm(same.input(random_tensor({2, 3, 4}, 1)), random_tensor({4}, 2), kEps, DType::kFloat64);
+  EXPECT_TENSOR_NEAR(dx, same.backward({z}, {dy.contiguous_copy()}).front(), 1e-15);
+}
+
+TEST(RmsNorm, GivesOnlyWhatIsWanted) {
+  const Tensor x = random_tensor({3, 4}, 1), weight = random_tensor({4}, 2), dy = random_tensor({3, 4}, 3);
+  const auto run = [&](bool frozen_x, bool frozen_weight) {
+    Tape tape;
+    const Var w = frozen_weight ? Var(weight) : testing::parameter("weight", weight);
+    const Var y = rms_norm(frozen_x ? tape.constant(x) : tape.input(x), w, kEps, DType::kFloat64);
+    const Tensors dx = tape.backward({y}, {dy});
+    return frozen_x ? w.leaf()->grad : dx.front();
+  };
+  const testing::Trace both = testing::trace(arguments(x), norm, {dy});
+  EXPECT_EQ(run(false, true).to_vector<double>(), both.gradients[0].to_vector<double>());
+  EXPECT_EQ(run(true, false).to_vector<double>(), both.gradients[1].to_vector<double>());
+}
+
+TEST(RmsNorm, NarrowTypesStayNearDouble) {
+  testing::expect_precision(arguments(sliced({130, 70}, 1, DType::kFloat32)), norm, 1e-5, 1e-5);
+  testing::expect_precision(arguments(sliced({130, 70}, 1, DType::kBFloat16)), norm, 1e-2, 2e-2);
+}
+
+// The residual stream is fp32 where the branches are bf16.
+TEST(RmsNorm, ConvertsBetweenItsInputAndOutput) {
+  for (const auto& [from, to] : {std::pair{DType::kFloat32, DType::kBFloat16}, {DType::kBFloat16, DType::kFloat32}}) {
+    const auto convert = [to = to](const Vars& in) {
+      const bool exact = in[0].dtype() == DType::kFloat64;
+      return Vars{rms_norm(in[0], in[1], kEps, exact ? DType::kFloat64 : to)};
+    };
+    const std::vector<Argument> in = arguments(random_tensor({65, 70}, 1, 1, from));
+    testing::expect_precision(in, convert, 1e-2, 2e-2);
+    const testing::Trace given = testing::trace(in, convert, testing::random_seeds(in, convert));
+    EXPECT_EQ(given.outputs[0].dtype(), to);
+    EXPECT_EQ(given.gradients[0].dtype(), from);
+    EXPECT_EQ(given.gradients[1].dtype(), DType::kFloat32);
+  }
+}
+
+TEST(RmsNorm, GivesTheSameBitsOnTwoThreads) {
+  testing::expect_same_bits_on_two_threads(arguments(random_tensor({3000, 65}, 1, 1, DType::kFloat32)), norm);
+}
+
+TEST(RmsNorm, TakesEmptyTensors) {
+  for (const Shape& shape : {Shape{0, 4}, Shape{3, 0}, Shape{2, 0, 5}}) {
+    const std::vector<Argument> in = arguments(Tensor::zeros(shape, DType::kFloat32));
+    const testing::Trace given = testing::trace(in, norm, {Tensor::zeros(shape, DType::kFloat32)});
+    EXPECT_EQ(given.outputs[0].shape(), shape);
+    EXPECT_EQ(given.gradients[0].shape(), shape);
+    for (const double g : given.gradients[1].to_vector<double>()) EXPECT_EQ(g, 0);
+  }
+}
+
+TEST(RmsNorm, NamesWhatDoesNotFit) {
+  const Tensor x = Tensor::zeros({2, 4}, DType::kBFloat16);
+  const auto message = [&](const Tensor& weight, DType out) -> std::string {
+    try {
+      rms_norm(x, weight, kEps, out);
+    } catch (const ShapeError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(message(Tensor::zeros({3}, DType::kFloat32), DType::kFloat32), "rms_norm: weight: expected fp32 [4], given fp32 [3]");
+  EXPECT_EQ(message(Tensor::zeros({4}, DType::kBFloat16), DType::kFloat32), "rms_norm: weight: expected fp32 [4], given bf16 [4]");
+  EXPECT_EQ(message(Tensor::zeros({4}, DType::kFloat32), DType::kFloat64),
+            "rms_norm: out: expected a dtype as wide as that of x (bf16), given fp64");
+}
+
+}  // namespace
+}  // namespace ropewalk

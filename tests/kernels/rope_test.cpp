@@ -1,0 +1,112 @@
+#include "kernels/rope/rope.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/reference/rope.h"
+#include "tests/support/precision.h"
+
+namespace ropewalk {
+namespace {
+
+using testing::Argument;
+using testing::random_tensor;
+
+// Documents of several lengths, one of a single token, and a rank that holds a later piece of a long one.
+Tensor positions(int64_t batch, int64_t length) {
+  std::vector<int64_t> values;
+  for (int64_t row = 0; row < batch; ++row)
+    for (int64_t s = 0; s < length; ++s) values.push_back(row % 2 ? 100000 + s : s < 2 ? s : s == 2 ? 0 : s - 3);
+  return Tensor::from({batch, length}, values);
+}
+
+// A slice of a fused projection, seen as heads.
+Tensor sliced(const Shape& shape, uint64_t seed, DType dtype = DType::kFloat64) {
+  const int64_t channels = shape[2] * shape[3];
+  return random_tensor({shape[0], shape[1], channels + 7}, seed, 1, dtype).narrow(-1, 4, channels).split_dim(-1, shape[3]);
+}
+
+auto turned(const Tensor& position, double theta = 10000) {
+  return [=](const Vars& in) { return Vars{rope(in[0], position, {.theta = theta})}; };
+}
+
+const std::vector<Shape> kShapes = {{1, 1, 1, 2}, {2, 7, 1, 6}, {3, 5, 4, 10}, {1, 9, 2, 64}};
+
+TEST(Rope, EqualsItsDefinition) {
+  for (const double theta : {10000.0, 5e5})
+    for (const Shape& shape : kShapes)
+      for (const Tensor& x : {random_tensor(shape, 1), sliced(shape, 1),
+                              random_tensor({shape[0], shape[1] + 2, shape[2], shape[3]}, 1).narrow(1, 1, shape[1])}) {
+        const Tensor position = positions(shape[0], shape[1]);
+        const auto expected = reference::rope(x.to_vector<double>(), position.to_vector<int64_t>(), static_cast<size_t>(shape[2]),
+                                              static_cast<size_t>(shape[3]), theta);
+        const Tensor y = rope(x, position, {.theta = theta}).data();
+        EXPECT_TRUE(y.contiguous());
+        EXPECT_TENSOR_NEAR(y, Tensor::from(shape, expected), 1e-10) << shape.to_string();
+      }
+}
+
+TEST(Rope, BackwardMatchesFiniteDifferences) {
+  for (const Shape& shape : kShapes) {
+    SCOPED_TRACE(shape.to_string());
+    testing::expect_gradients({{"x", random_tensor(shape, 1)}}, turned(positions(shape[0], shape[1])));
+    testing::expect_gradients({{"x", sliced(shape, 1)}}, turned(positions(shape[0], shape[1])));
+  }
+}
+
+TEST(Rope, DependsOnRelativePositionsOnly) {
+  const Tensor q = random_tensor({1, 2, 1, 16}, 1), k = random_tensor({1, 2, 1, 16}, 2);
+  const auto score = [&](int64_t q_position, int64_t k_position) {
+    const Tensor position = Tensor::from<int64_t>({1, 2}, {q_position, k_position});
+    const auto a = rope(q, position, {}).data().to_vector<double>(), b = rope(k, position, {}).data().to_vector<double>();
+    double sum = 0;
+    for (size_t i = 0; i < 16; ++i) sum += a[i] * b[16 + i];
+    return sum;
+  };
+  EXPECT_NEAR(score(9, 4), score(1009, 1004), 1e-11);
+  EXPECT_GT(std::abs(score(9, 4) - score(9, 5)), 1e-3);
+}
+
+TEST(Rope, TakesGradientsOfAnyStrides) {
+  const Shape shape = {2, 3, 2, 4};
+  const Tensor x = random_tensor(shape, 1);
+  const Tensor strided = random_tensor({2, 3, 2, 4, 2}, 3).select(-1, 1);  // its last dim is not dense
+  ASSERT_EQ(strided.stride(-1), 2);
+  const auto apply = turned(positions(2, 3));
+  const testing::Trace given = testing::trace({{"x", x}}, apply, {strided});
+  const testing::Trace dense = testing::trace({{"x", x}}, apply, {strided.contiguous_copy()});
+  EXPECT_EQ(given.gradients[0].to_vector<double>(), dense.gradients[0].to_vector<double>());
+}
+
+TEST(Rope, NarrowTypesStayNearDoubleFarIntoADocument) {
+  testing::expect_precision({{"x", sliced({2, 50, 3, 64}, 1, DType::kFloat32)}}, turned(positions(2, 50)), 1e-5, 1e-5);
+  testing::expect_precision({{"x", sliced({2, 50, 3, 64}, 1, DType::kBFloat16)}}, turned(positions(2, 50)), 1e-2, 2e-2);
+}
+
+TEST(Rope, GivesTheSameBitsOnTwoThreads) {
+  testing::expect_same_bits_on_two_threads({{"x", random_tensor({2, 600, 4, 34}, 1, 1, DType::kFloat32)}}, turned(positions(2, 600)));
+}
+
+TEST(Rope, TakesEmptyTensors) {
+  for (const Shape& shape : {Shape{0, 3, 2, 4}, Shape{2, 0, 2, 4}, Shape{2, 3, 0, 4}, Shape{2, 3, 2, 0}}) {
+    const testing::Trace given = testing::trace({{"x", Tensor::zeros(shape, DType::kFloat32)}}, turned(positions(shape[0], shape[1])),
+                                                {Tensor::zeros(shape, DType::kFloat32)});
+    EXPECT_EQ(given.outputs[0].shape(), shape);
+    EXPECT_EQ(given.gradients[0].shape(), shape);
+  }
+}
+
+TEST(Rope, NamesWhatDoesNotFit) {
+  const auto message = [](const Shape& x, const Tensor& position) -> std::string {
+    try {
+      rope(Tensor::zeros(x, DType::kFloat32), position, {});
+    } catch (const ShapeError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(message({1, 2, 3, 5}, positions(1, 2)), "rope: x: expected [B, S, H, P] with an even, dense last dim, given [1, 2, 3, 5]");
+  EXPECT_EQ(message({1, 2, 3, 4}, positions(1, 3)), "rope: position: expected int64 [1, 2], given int64 [1, 3]");
+}
+
+}  // namespace
+}  // namespace ropewalk

@@ -1,0 +1,88 @@
+// Runs one differentiable function twice and compares outputs and gradients: in a narrow type against fp64, and on one thread against two.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <functional>
+#include <vector>
+
+#include "tests/support/finite_difference.h"
+
+namespace ropewalk::testing {
+
+struct Trace {
+  Tensors outputs, gradients;  // gradients of activations and parameters, in the order of the arguments
+};
+
+inline bool is_float(DType dtype) { return dtype == DType::kFloat64 || dtype == DType::kFloat32 || dtype == DType::kBFloat16; }
+
+// Forward and backward from `seeds`, one an output.
+inline Trace trace(const std::vector<Argument>& arguments, const std::function<Vars(const Vars&)>& function, const Tensors& seeds) {
+  Tape tape;
+  Vars vars;
+  for (const Argument& argument : arguments) {
+    switch (argument.kind) {
+      case Argument::kActivation:
+        vars.push_back(tape.input(argument.value));
+        break;
+      case Argument::kParameter:
+        vars.push_back(parameter(argument.name, argument.value));
+        break;
+      case Argument::kConstant:
+        vars.push_back(tape.constant(argument.value));
+        break;
+    }
+  }
+  Trace result;
+  const Vars outputs = function(vars);
+  for (const Var& output : outputs) result.outputs.push_back(output.data());
+  const Tensors input_grads = tape.backward(outputs, seeds);
+  size_t next_input = 0;
+  for (size_t a = 0; a < arguments.size(); ++a) {
+    if (arguments[a].kind == Argument::kActivation) result.gradients.push_back(input_grads[next_input++]);
+    if (arguments[a].kind == Argument::kParameter) result.gradients.push_back(vars[a].leaf()->grad);
+  }
+  return result;
+}
+
+// Random seeds in the dtypes of the function's outputs.
+inline Tensors random_seeds(const std::vector<Argument>& arguments, const std::function<Vars(const Vars&)>& function) {
+  Vars vars;
+  for (const Argument& argument : arguments) vars.push_back(argument.value);
+  Tensors seeds;
+  for (const Var& output : function(vars)) seeds.push_back(random_tensor(output.shape(), 1000 + seeds.size(), 1, output.dtype()));
+  return seeds;
+}
+
+// `arguments` in the dtypes under test; the yardstick gets the same (rounded) values in fp64.
+inline void expect_precision(const std::vector<Argument>& arguments, const std::function<Vars(const Vars&)>& function,
+                             double output_tolerance, double gradient_tolerance) {
+  std::vector<Argument> exact = arguments;
+  for (Argument& argument : exact)
+    if (is_float(argument.value.dtype())) argument.value = argument.value.to(DType::kFloat64);
+  const Tensors seeds = random_seeds(arguments, function), exact_outputs = random_seeds(exact, function);
+  Tensors exact_seeds;
+  for (size_t i = 0; i < seeds.size(); ++i) exact_seeds.push_back(seeds[i].to(exact_outputs[i].dtype()));
+  const Trace given = trace(arguments, function, seeds), expected = trace(exact, function, exact_seeds);
+  for (size_t i = 0; i < given.outputs.size(); ++i)
+    EXPECT_LT(relative_error(given.outputs[i], expected.outputs[i]), output_tolerance) << "output " << i;
+  for (size_t i = 0; i < given.gradients.size(); ++i)
+    EXPECT_LT(relative_error(given.gradients[i], expected.gradients[i]), gradient_tolerance) << "gradient " << i;
+}
+
+inline void expect_same_bits_on_two_threads(const std::vector<Argument>& arguments, const std::function<Vars(const Vars&)>& function) {
+  const Tensors seeds = random_seeds(arguments, function);
+  const int threads = omp_get_max_threads();
+  omp_set_num_threads(1);
+  const Trace one = trace(arguments, function, seeds);
+  omp_set_num_threads(2);
+  const Trace two = trace(arguments, function, seeds);
+  omp_set_num_threads(threads);
+  for (size_t i = 0; i < one.outputs.size(); ++i)
+    EXPECT_EQ(one.outputs[i].to_vector<double>(), two.outputs[i].to_vector<double>()) << "output " << i;
+  for (size_t i = 0; i < one.gradients.size(); ++i)
+    EXPECT_EQ(one.gradients[i].to_vector<double>(), two.gradients[i].to_vector<double>()) << "gradient " << i;
+}
+
+}  // namespace ropewalk::testing
