@@ -13,40 +13,41 @@ struct Matrix {
   const W* data;
   int64_t row, col = 1;
   Matrix transposed() const { return {data, col, row}; }
+  Matrix from_row(int64_t i) const { return {data + i * row, row, col}; }
 };
 
-// c[i, j] += sum_k a(i, k) * b[k, j] for i < m, j < n; b and c have dense rows (strides ldb, ldc). W is float or double.
-// Four rows by one block of columns stay in registers while k runs.
+// c[i, j] += sum_l a(i, l) * b[l, j] for i < kRows, j < kColumns; the sums stay in registers. Without the pragmas the compiler unrolls
+// the narrow loops before it looks for vectors in them, and finds none.
+template <class W, int kRows, int kColumns>
+[[gnu::always_inline]] inline void add_block(int64_t k, Matrix<W> a, const W* b, int64_t ldb, W* c, int64_t ldc) {
+  W sum[kRows][kColumns] = {};
+  for (int64_t l = 0; l < k; ++l)
+    for (int i = 0; i < kRows; ++i) {
+      const W a_il = a.data[i * a.row + l * a.col];
+#pragma omp simd
+      for (int j = 0; j < kColumns; ++j) sum[i][j] += a_il * b[l * ldb + j];
+    }
+  for (int i = 0; i < kRows; ++i) {
+#pragma omp simd
+    for (int j = 0; j < kColumns; ++j) c[i * ldc + j] += sum[i][j];
+  }
+}
+
+// kRows rows of c, in blocks of kColumns, then half of that, and so on to the last column.
+template <class W, int kRows, int kColumns = 128 / sizeof(W)>
+[[gnu::always_inline]] inline void add_rows(int64_t n, int64_t k, Matrix<W> a, const W* b, int64_t ldb, W* c, int64_t ldc) {
+  int64_t j = 0;
+  for (; j + kColumns <= n; j += kColumns) add_block<W, kRows, kColumns>(k, a, b + j, ldb, c + j, ldc);
+  if constexpr (kColumns > 1) add_rows<W, kRows, kColumns / 2>(n - j, k, a, b + j, ldb, c + j, ldc);
+}
+
+// c[i, j] += sum_l a(i, l) * b[l, j] for i < m, j < n, l < k; b and c have dense rows (strides ldb, ldc). W is float or double.
 template <class W>
 ROPEWALK_VECTORIZED void multiply_add(int64_t m, int64_t n, int64_t k, Matrix<W> a, const W* b, int64_t ldb, W* c, int64_t ldc) {
-  constexpr int64_t kRows = 4, kColumns = 128 / sizeof(W);
+  constexpr int kRows = 4;
   int64_t i = 0;
-  for (; i + kRows <= m; i += kRows) {
-    int64_t j = 0;
-    for (; j + kColumns <= n; j += kColumns) {
-      W sum[kRows][kColumns] = {};
-      for (int64_t l = 0; l < k; ++l) {
-        const W* b_row = b + l * ldb + j;
-        for (int64_t r = 0; r < kRows; ++r) {
-          const W a_il = a.data[(i + r) * a.row + l * a.col];
-          for (int64_t s = 0; s < kColumns; ++s) sum[r][s] += a_il * b_row[s];
-        }
-      }
-      for (int64_t r = 0; r < kRows; ++r)
-        for (int64_t s = 0; s < kColumns; ++s) c[(i + r) * ldc + j + s] += sum[r][s];
-    }
-    if (j == n) continue;
-    for (int64_t l = 0; l < k; ++l)
-      for (int64_t r = 0; r < kRows; ++r) {
-        const W a_il = a.data[(i + r) * a.row + l * a.col];
-        for (int64_t s = j; s < n; ++s) c[(i + r) * ldc + s] += a_il * b[l * ldb + s];
-      }
-  }
-  for (; i < m; ++i)
-    for (int64_t l = 0; l < k; ++l) {
-      const W a_il = a.data[i * a.row + l * a.col];
-      for (int64_t j = 0; j < n; ++j) c[i * ldc + j] += a_il * b[l * ldb + j];
-    }
+  for (; i + kRows <= m; i += kRows) add_rows<W, kRows>(n, k, a.from_row(i), b, ldb, c + i * ldc, ldc);
+  for (; i < m; ++i) add_rows<W, 1>(n, k, a.from_row(i), b, ldb, c + i * ldc, ldc);
 }
 
 // to[j, i] = from[i, j] for i < rows, j < columns: turns a product with b^T into multiply_add.
