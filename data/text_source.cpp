@@ -67,12 +67,9 @@ std::vector<std::string> split_at_blank_lines(std::string_view text) {
 
 std::vector<std::string> split(std::string text, DocumentEnd end) {
   switch (end) {
-    case DocumentEnd::kFormFeed:
-      return split_at_form_feeds(text);
-    case DocumentEnd::kBlankLine:
-      return split_at_blank_lines(text);
-    default:
-      return {std::move(text)};
+    case DocumentEnd::kFormFeed: return split_at_form_feeds(text);
+    case DocumentEnd::kBlankLine: return split_at_blank_lines(text);
+    default: return {std::move(text)};
   }
 }
 

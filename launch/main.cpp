@@ -45,7 +45,8 @@ int main(int argc, char** argv) {
   generate_verb->add_option("--prompt", sampling.prompt, "text to go on from");
   generate_verb->add_option("--tokens", sampling.tokens, "at most this many", true)->check(CLI::NonNegativeNumber);
   generate_verb->add_option("--temperature", sampling.temperature, "0: always the likeliest", true)->check(CLI::NonNegativeNumber);
-  generate_verb->add_option("--top-p", sampling.top_p, "draw from the likeliest tokens with this much probability", true)->check(CLI::Range(0.0, 1.0));
+  generate_verb->add_option("--top-p", sampling.top_p, "draw from the likeliest tokens with this much probability", true)
+      ->check(CLI::Range(0.0, 1.0));
   generate_verb->add_option("--seed", sampling.seed, "of the draws", true);
   generate_verb->callback([&] { verb = [&] { generate(checkpoint, sampling); }; });
 

@@ -44,10 +44,13 @@ void eval(const Job& job, const ConfigArguments& arguments) {
   const int64_t bytes = documents->validation.tokens();
   const ValidationRows rows(std::move(documents->validation), options.data.seq_len, options.data.packed);
   const Evaluation evaluation = evaluate(model, rows, options.train.micro_batch);
-  if (world.rank() == 0) fmt::print("val_loss {:.6f}  bits_per_byte {:.6f}  over {} bytes\n", evaluation.loss(), evaluation.bits_per_byte(bytes), bytes);
+  if (world.rank() == 0)
+    fmt::print("val_loss {:.6f}  bits_per_byte {:.6f}  over {} bytes\n", evaluation.loss(), evaluation.bits_per_byte(bytes), bytes);
 }
 
-void params(const ConfigArguments& arguments) { fmt::print("{}", describe_parameters(load_config(arguments.file, arguments.overrides).options)); }
+void params(const ConfigArguments& arguments) {
+  fmt::print("{}", describe_parameters(load_config(arguments.file, arguments.overrides).options));
+}
 
 void generate(const std::string& checkpoint, const GenerateOptions& options) {
   CheckpointReader reader(checkpoint);

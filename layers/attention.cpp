@@ -34,8 +34,8 @@ void Attention::declare(Declarations& declarations, const std::string& name) {
   }
   qkv_ = declarations.declare(name + ".qkv", parts);
   const int64_t width = options_.heads * options_.head_dim;
-  out_proj_ = declarations.declare(
-      part("out_proj", {widths_.output, width}, linear_init(width, widths_.output_scale), {1, options_.heads}));
+  out_proj_ =
+      declarations.declare(part("out_proj", {widths_.output, width}, linear_init(width, widths_.output_scale), {1, options_.heads}));
 }
 
 Ports Attention::ports() const {

@@ -14,8 +14,7 @@ constexpr double kNormEps = 1e-5;
 constexpr int kHaloSlot = 0, kStateSlot = 1;
 }  // namespace
 
-Mamba2::Mamba2(const Mamba2Options& options, const Widths& widths, const TensorParallel& tp)
-    : options_(options), widths_(widths), tp_(tp) {
+Mamba2::Mamba2(const Mamba2Options& options, const Widths& widths, const TensorParallel& tp) : options_(options), widths_(widths), tp_(tp) {
   const int rank = tp.group.rank(), ranks = tp.group.size();
   heads_ = local_range(options.heads, Split{0, options.heads}, rank, ranks).length;
   groups_ = local_range(options.groups, Split{0, options.groups}, rank, ranks).length;
@@ -36,7 +35,8 @@ void Mamba2::declare(Declarations& declarations, const std::string& name) {
       const Shape shape = role == Role::kConv ? Shape{count, options_.conv} : Shape{count};
       return part(what + "." + part_name, shape, role, linear_init(options_.conv), split);
     };
-    return declarations.declare(name + "." + what, {channels("x", inner, by_head), channels("B", bc, by_group), channels("C", bc, by_group)});
+    return declarations.declare(name + "." + what,
+                                {channels("x", inner, by_head), channels("B", bc, by_group), channels("C", bc, by_group)});
   };
   const Init one{Init::kConstant, 1}, a{Init::kLogOfUniform, 1, 16}, dt{Init::kInverseSoftplus, 1e-3, 1e-1};
 

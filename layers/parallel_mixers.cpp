@@ -10,7 +10,8 @@ void ParallelMixers::declare(Declarations& declarations, const std::string& name
 
 Var ParallelMixers::forward(const Var& u_BSD, Carry& carry, const Context& ctx) const {
   Vars branches;
-  for (size_t i = 0; i < branches_.size(); ++i) branches.push_back(branches_[i]->forward(u_BSD, carry, ctx.at(ctx.site + static_cast<int>(i))));
+  for (size_t i = 0; i < branches_.size(); ++i)
+    branches.push_back(branches_[i]->forward(u_BSD, carry, ctx.at(ctx.site + static_cast<int>(i))));
   const double weight = combine_ == Combine::kMean ? 1.0 / static_cast<double>(branches.size()) : 1.0;
   return weighted_sum(branches, std::vector<double>(branches.size(), weight));
 }

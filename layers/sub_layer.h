@@ -32,9 +32,9 @@ inline Init linear_init(int64_t fan_in, double scale = 1) {
 
 // What every sub-layer is built with.
 struct Widths {
-  int64_t input = 0;          // of u
-  int64_t output = 0;         // of the branch: d_model
-  double output_scale = 1;    // of the initial output projection: 1 / sqrt(number of sub-layers)
+  int64_t input = 0;        // of u
+  int64_t output = 0;       // of the branch: d_model
+  double output_scale = 1;  // of the initial output projection: 1 / sqrt(number of sub-layers)
 };
 
 }  // namespace ropewalk

@@ -58,11 +58,11 @@ struct Microbatch {
 
 struct Context {
   const Microbatch& batch;
-  const ContextParallel& cp;   // size 1: every move vanishes
-  DType dtype;                 // of activations
-  std::span<State> states;     // by call site; empty when training
-  int site = 0;                // the call site that runs now: a shared core has one a call
-  Pass* pass = nullptr;        // the recomputed segment that runs now, if any
+  const ContextParallel& cp;  // size 1: every move vanishes
+  DType dtype;                // of activations
+  std::span<State> states;    // by call site; empty when training
+  int site = 0;               // the call site that runs now: a shared core has one a call
+  Pass* pass = nullptr;       // the recomputed segment that runs now, if any
 
   const Layout& layout() const { return batch.layout; }
   bool decoding() const { return !states.empty(); }

@@ -1,5 +1,5 @@
-// What enters a rank's runs from where they continue: the neighbours' pieces (context parallelism), the cache (decoding), or the reset value
-// (a document opens). One call each for the convolution's halo, the scan's state and the keys and values; the same call in all cases.
+// What enters a rank's runs from where they continue: the neighbours' pieces (context parallelism), the cache (decoding), or the reset
+// value (a document opens). One call each for the convolution's halo, the scan's state and the keys and values; the same call in all cases.
 //
 // `slot` is the index in the call site's State of what this call remembers when decoding.
 #pragma once

@@ -39,8 +39,8 @@ class GradReducer {
   const ParameterStore& store_;
   Group tokens_;
   std::vector<Bucket> buckets_;
-  std::vector<size_t> bucket_of_;         // by leaf
-  std::vector<int64_t> contributions_;    // by leaf
+  std::vector<size_t> bucket_of_;       // by leaf
+  std::vector<int64_t> contributions_;  // by leaf
   std::vector<Sharing> sharings_;
   int64_t microbatches_ = 0;
 };

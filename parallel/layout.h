@@ -12,13 +12,13 @@
 namespace ropewalk {
 
 struct Layout {
-  int64_t rows = 0;          // B
-  int64_t length = 0;        // S: this rank's tokens of a row
-  int64_t pieces = 1;        // a row
-  Runs runs;                 // this rank's: cover each token of [B, S] once, ordered by (row, begin)
-  std::vector<Runs> runs_of; // the same of every rank of the context group
-  Tensor position_BS;        // int64: inside the token's document (from where the row, or the sequence in a cache, began)
-  int64_t first_sample = 0;  // global index of the first row's sequence: keys anything random
+  int64_t rows = 0;           // B
+  int64_t length = 0;         // S: this rank's tokens of a row
+  int64_t pieces = 1;         // a row
+  Runs runs;                  // this rank's: cover each token of [B, S] once, ordered by (row, begin)
+  std::vector<Runs> runs_of;  // the same of every rank of the context group
+  Tensor position_BS;         // int64: inside the token's document (from where the row, or the sequence in a cache, began)
+  int64_t first_sample = 0;   // global index of the first row's sequence: keys anything random
 
   int64_t entering() const { return rows * pieces; }  // E: how many entering values there are
 };

@@ -1,7 +1,7 @@
 // What a parameter says about itself. Gradient sums, optimizer groups, checkpoints, export and the planner all read this one declaration.
 //
-// A sub-layer declares while the model is built; nothing is allocated then. A fused projection is several parameters (in_proj.z .x .B .C .dt)
-// stacked along dim 0 of one storage: the matrix product sees one matrix (a Leaf), everyone else sees the parts.
+// A sub-layer declares while the model is built; nothing is allocated then. A fused projection is several parameters (in_proj.z .x .B .C
+// .dt) stacked along dim 0 of one storage: the matrix product sees one matrix (a Leaf), everyone else sees the parts.
 #pragma once
 
 #include <cstdint>

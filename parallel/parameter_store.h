@@ -1,5 +1,6 @@
-// This rank's share of a model's parameters: allocated, initialised, and laid out as flat spans, so that the gradient reducer, the optimizer
-// and checkpoints see plain ranges. Master weights and gradients are wide (fp32, or fp64); in bf16 there is a rounded working copy beside.
+// This rank's share of a model's parameters: allocated, initialised, and laid out as flat spans, so that the gradient reducer, the
+// optimizer and checkpoints see plain ranges. Master weights and gradients are wide (fp32, or fp64); in bf16 there is a rounded working
+// copy beside.
 #pragma once
 
 #include "parallel/mesh.h"
@@ -15,9 +16,9 @@ struct PlacedPart {
   int64_t offset = 0;
   int64_t numel() const { return extent.numel(); }
   bool read_wide = false;
-  int tensor_copies = 1;       // over how many neighbouring tensor ranks the gradient is owed
-  std::vector<int> stages{};   // that use it, ascending
-  bool counted = false;        // this rank stands for it in norms and on disk; exactly one rank does, for each element
+  int tensor_copies = 1;      // over how many neighbouring tensor ranks the gradient is owed
+  std::vector<int> stages{};  // that use it, ascending
+  bool counted = false;       // this rank stands for it in norms and on disk; exactly one rank does, for each element
 };
 
 // A storage on this rank.

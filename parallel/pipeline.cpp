@@ -38,7 +38,9 @@ struct Pipeline::InFlight {
   Vars losses;
 };
 
-Context Pipeline::context(const Microbatch& batch) const { return {.batch = batch, .cp = options_.cp, .dtype = options_.dtype, .states = {}}; }
+Context Pipeline::context(const Microbatch& batch) const {
+  return {.batch = batch, .cp = options_.cp, .dtype = options_.dtype, .states = {}};
+}
 
 Carry Pipeline::receive(const Microbatch& batch, Tape* tape) const {
   Carry carry;

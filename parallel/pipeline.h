@@ -18,8 +18,8 @@ class Stage {
 
 struct PipelineOptions {
   ContextParallel cp;
-  DType dtype = DType::kFloat32;     // of activations
-  bool defer_weight_parts = false;   // weight gradients after all activation gradients
+  DType dtype = DType::kFloat32;    // of activations
+  bool defer_weight_parts = false;  // weight gradients after all activation gradients
 };
 
 class Pipeline {

@@ -25,7 +25,8 @@ Microbatch make_microbatch(const std::vector<Sequence>& rows, const Mesh& mesh, 
           .targets_BS = local_tokens(stacked(rows, &Sequence::targets), rank, ranks, pieces)};
 }
 
-std::vector<Microbatch> make_batches(const std::function<Sequence(int64_t)>& sequence, int64_t step, const BatchPlan& plan, const Mesh& mesh) {
+std::vector<Microbatch> make_batches(const std::function<Sequence(int64_t)>& sequence, int64_t step, const BatchPlan& plan,
+                                     const Mesh& mesh) {
   const int64_t data = mesh.size(Axis::kData), mine = mesh.coordinate(Axis::kData);
   const int64_t count = plan.batch / (data * plan.micro_batch);
   std::vector<Microbatch> batches;

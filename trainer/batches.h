@@ -15,7 +15,8 @@ Microbatch make_microbatch(const std::vector<Sequence>& rows, const Mesh& mesh, 
 struct BatchPlan {
   int64_t batch = 0, micro_batch = 0, pieces = 1;
 };
-std::vector<Microbatch> make_batches(const std::function<Sequence(int64_t)>& sequence, int64_t step, const BatchPlan& plan, const Mesh& mesh);
+std::vector<Microbatch> make_batches(const std::function<Sequence(int64_t)>& sequence, int64_t step, const BatchPlan& plan,
+                                     const Mesh& mesh);
 
 int64_t count_targets(const std::vector<Microbatch>& batches);
 

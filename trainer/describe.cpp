@@ -45,8 +45,8 @@ std::string describe_parameters(const Options& options) {
   for (const auto& fused : declarations.all())
     for (const ParameterSpec& spec : fused->parts) {
       const size_t group = groups.group_of(spec);
-      table += fmt::format("{:<44} {:>18} {:<10} {:<8} {:>12g}  {}\n", spec.name, spec.shape.to_string(), name_of(spec.kind), name_of(spec.role),
-                           groups.weight_decay(spec), groups.groups()[group].name);
+      table += fmt::format("{:<44} {:>18} {:<10} {:<8} {:>12g}  {}\n", spec.name, spec.shape.to_string(), name_of(spec.kind),
+                           name_of(spec.role), groups.weight_decay(spec), groups.groups()[group].name);
       totals[group].parameters += spec.shape.numel();
       ++totals[group].tensors;
       total += spec.shape.numel();
@@ -54,15 +54,16 @@ std::string describe_parameters(const Options& options) {
   table += fmt::format("\n{:<20} {:>10} {:>16} {:>10}  {}\n", "group", "tensors", "parameters", "lr", "schedule");
   for (size_t group = 0; group < totals.size(); ++group) {
     const OptimizerGroup& g = groups.groups()[group];
-    table += fmt::format("{:<20} {:>10} {:>16} {:>10g}  {}\n", g.name, totals[group].tensors, with_commas(totals[group].parameters), g.values.lr,
-                         describe(g.values.schedule));
+    table += fmt::format("{:<20} {:>10} {:>16} {:>10g}  {}\n", g.name, totals[group].tensors, with_commas(totals[group].parameters),
+                         g.values.lr, describe(g.values.schedule));
   }
   return table + fmt::format("parameters {}\n", with_commas(total));
 }
 
 std::string describe_checkpoint(const CheckpointReader& reader, const std::string& folder) {
   const CheckpointMeta& meta = reader.meta();
-  std::string text = fmt::format("{}\nstep {}, {} tokens, written by {} on {}\n", folder, meta.step, with_commas(meta.tokens), meta.version, meta.mesh);
+  std::string text =
+      fmt::format("{}\nstep {}, {} tokens, written by {} on {}\n", folder, meta.step, with_commas(meta.tokens), meta.version, meta.mesh);
   int64_t parameters = 0;
   for (const auto& tensor : reader.tensors()) {
     text += fmt::format("{:<56} {:<5} {:>18}  in {} box{}\n", tensor.name, name_of(tensor.dtype), tensor.shape.to_string(), tensor.boxes,

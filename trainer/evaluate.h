@@ -7,7 +7,7 @@
 namespace ropewalk {
 
 struct Evaluation {
-  double nats = 0;       // summed over all scored targets
+  double nats = 0;  // summed over all scored targets
   double targets = 0;
   double loss() const { return nats / targets; }
   // Per byte of text, with the ends of documents paid for too.

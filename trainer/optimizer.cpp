@@ -15,7 +15,9 @@ bool allows(const std::vector<T>& allowed, T value) {
   return allowed.empty() || std::find(allowed.begin(), allowed.end(), value) != allowed.end();
 }
 
-bool matches(const OptimizerGroup& group, const ParameterSpec& spec) { return allows(group.kinds, spec.kind) && allows(group.roles, spec.role); }
+bool matches(const OptimizerGroup& group, const ParameterSpec& spec) {
+  return allows(group.kinds, spec.kind) && allows(group.roles, spec.role);
+}
 
 }  // namespace
 
@@ -77,7 +79,8 @@ void Optimizer::update(const PlacedPart& part, double lr, double grad_scale) con
   const Tensor master = span(store_.master()), working = store_.working_span(part), grad = span(store_.grad());
   const double weight_decay = groups_.weight_decay(part.spec);
   if (options_.type == OptimizerOptions::kSgd) {
-    launch(master.device(), SgdStep{.master = master, .working = working, .grad = grad, .lr = lr, .weight_decay = weight_decay, .grad_scale = grad_scale});
+    launch(master.device(),
+           SgdStep{.master = master, .working = working, .grad = grad, .lr = lr, .weight_decay = weight_decay, .grad_scale = grad_scale});
     return;
   }
   const Tensor m = span(state_.at("m")), v = span(state_.at("v"));

@@ -30,8 +30,8 @@ std::string environment(int ranks) {
   while (std::getline(cpuinfo, line))
     if (line.starts_with("model name")) cpu = line.substr(line.find(':') + 2);
   const char* threads = std::getenv("OMP_NUM_THREADS");
-  return fmt::format("host: {}\nranks: {}\ncpu: {}\ncores: {}\nOMP_NUM_THREADS: {}\n", host, ranks, cpu, std::thread::hardware_concurrency(),
-                     threads ? threads : "unset");
+  return fmt::format("host: {}\nranks: {}\ncpu: {}\ncores: {}\nOMP_NUM_THREADS: {}\n", host, ranks, cpu,
+                     std::thread::hardware_concurrency(), threads ? threads : "unset");
 }
 
 }  // namespace

@@ -88,8 +88,8 @@ void Trainer::check_resumable(const CheckpointReader& reader, const std::string&
     throw DataError(fmt::format("{}: is not the text that {} was trained on (digest {}, then {}); run.resume=branch goes on all the same",
                                 options_.data.path, folder, digest, meta.notes.at("data")));
   if (meta.step > options_.train.steps)
-    throw Error(2, fmt::format("{}: train.steps: expected at least the {} steps of {}, given {}", config_.where("train.steps"), meta.step, folder,
-                               options_.train.steps));
+    throw Error(2, fmt::format("{}: train.steps: expected at least the {} steps of {}, given {}", config_.where("train.steps"), meta.step,
+                               folder, options_.train.steps));
 }
 
 void Trainer::run() {
@@ -101,8 +101,8 @@ void Trainer::run() {
     if (!leader()) return;
     folder_.begin(config_.resolved, world_.size(), step_);
     log_to_file(folder_.log());
-    spdlog::info("{}: {} parameters on this rank, {} train and {} validation tokens, from step {}", folder_.path(), model_.store().master().numel(),
-                 sequences_.documents().tokens(), validation_bytes_, step_);
+    spdlog::info("{}: {} parameters on this rank, {} train and {} validation tokens, from step {}", folder_.path(),
+                 model_.store().master().numel(), sequences_.documents().tokens(), validation_bytes_, step_);
   });
   Progress progress(step_, options_.train.steps);
   while (!finished()) {
@@ -111,7 +111,8 @@ void Trainer::run() {
     ++step_;
     const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
     std::optional<Evaluation> evaluation;
-    if (validation_ && (finished() || due(options_.train.eval_every))) evaluation = evaluate(model_, *validation_, options_.train.micro_batch);
+    if (validation_ && (finished() || due(options_.train.eval_every)))
+      evaluation = evaluate(model_, *validation_, options_.train.micro_batch);
     log(report, seconds, evaluation);
     if (leader())
       progress.show({.step = step_,
@@ -120,7 +121,8 @@ void Trainer::run() {
                      .tokens_per_second = static_cast<double>(options_.train.batch * options_.data.seq_len) / seconds,
                      .memory_bytes = Allocator::host().stats().peak});
     if (evaluation && leader())
-      spdlog::info("step {}: val_loss {:.4f}, {:.4f} bits per byte", step_, evaluation->loss(), evaluation->bits_per_byte(validation_bytes_));
+      spdlog::info("step {}: val_loss {:.4f}, {:.4f} bits per byte", step_, evaluation->loss(),
+                   evaluation->bits_per_byte(validation_bytes_));
     if (finished() || due(options_.checkpoint.every)) save();
   }
 }
@@ -132,8 +134,10 @@ StepReport Trainer::step() {
   skipped_in_a_row_ = report.skipped ? skipped_in_a_row_ + 1 : 0;
   if (report.skipped && leader()) spdlog::warn("step {}: gradient is not finite; nothing updated", step_ + 1);
   if (skipped_in_a_row_ >= kMostSkippedInARow)
-    throw Error(4, fmt::format("step {}: diverged: {} steps in a row without a finite gradient; resume from a checkpoint with a smaller optimizer.lr",
-                               step_ + 1, skipped_in_a_row_));
+    throw Error(
+        4,
+        fmt::format("step {}: diverged: {} steps in a row without a finite gradient; resume from a checkpoint with a smaller optimizer.lr",
+                    step_ + 1, skipped_in_a_row_));
   return report;
 }
 
@@ -156,20 +160,21 @@ void Trainer::log(const StepReport& report, double seconds, const std::optional<
   for (const Axis axis : kAxes) {
     const Group& group = axis == Axis::kData ? model_.mesh().tokens() : model_.mesh().axis(axis);
     const int64_t sent = group.bytes_sent(), before = std::exchange(bytes_sent_[static_cast<size_t>(axis)], sent);
-    metrics[fmt::format("comm_bytes/{}", name_of(axis))] = static_cast<int64_t>(world_.sum(static_cast<double>(sent - before), "comm_bytes"));
+    metrics[fmt::format("comm_bytes/{}", name_of(axis))] =
+        static_cast<int64_t>(world_.sum(static_cast<double>(sent - before), "comm_bytes"));
   }
   if (leader()) folder_.append(metrics);
 }
 
 void Trainer::save() {
-  CheckpointMeta meta{.step = step_,
-                      .tokens = step_ * options_.train.batch * options_.data.seq_len,
-                      .config = config_.resolved,
-                      .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
-                                          model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
-                      .version = ROPEWALK_VERSION,
-                      .notes = {{"updates", std::to_string(optimizer_.updates())},
-                                {"data", fmt::format("{:016x}", sequences_.documents().digest())}}};
+  CheckpointMeta meta{
+      .step = step_,
+      .tokens = step_ * options_.train.batch * options_.data.seq_len,
+      .config = config_.resolved,
+      .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
+                          model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
+      .version = ROPEWALK_VERSION,
+      .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", sequences_.documents().digest())}}};
   const std::string folder = write_checkpoint(folder_.checkpoints(), meta, boxes_to_save(model_.store(), optimizer_), world_);
   saved_step_ = step_;
   agree(world_, [this] {

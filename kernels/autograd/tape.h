@@ -22,15 +22,15 @@ class Tape;
 // ask for .data() when they need it, so the working copy may be gathered late and freed early.
 struct Leaf {
   std::string name;
-  Tensor data;                           // working copy, in the dtype that ops compute with
-  Tensor grad;                           // same shape; fp32 or fp64; empty where no gradient is wanted
+  Tensor data;                            // working copy, in the dtype that ops compute with
+  Tensor grad;                            // same shape; fp32 or fp64; empty where no gradient is wanted
   std::function<void()> on_contribution;  // after each op's contribution to grad, also an op that turned out to give nothing
 };
 
 class Var {
  public:
-  Var() = default;                                                 // no value: bool(var) is false
-  Var(Tensor constant) : tensor_(std::move(constant)) {}           // no tape, no gradient
+  Var() = default;                                        // no value: bool(var) is false
+  Var(Tensor constant) : tensor_(std::move(constant)) {}  // no tape, no gradient
   explicit Var(std::shared_ptr<Leaf> leaf) : leaf_(std::move(leaf)) {}
 
   explicit operator bool() const { return leaf_ || tensor_; }
@@ -61,11 +61,11 @@ using Vars = std::vector<Var>;
 // What a backward rule sees.
 class Backprop {
  public:
-  const Tensor& dy(int output) const;                              // empty: nobody used that output
+  const Tensor& dy(int output) const;  // empty: nobody used that output
   bool wanted(int input) const;
-  void give(int input, Tensor dx);                                 // an empty dx gives nothing; ignored where not wanted
+  void give(int input, Tensor dx);                                                 // an empty dx gives nothing; ignored where not wanted
   Tensor& sum_into(const Var& parameter) const { return parameter.leaf()->grad; }  // the op does +=
-  void later(std::function<void(Backprop&)> weight_part);          // runs now, or at Tape::run_deferred(); must not give()
+  void later(std::function<void(Backprop&)> weight_part);                          // runs now, or at Tape::run_deferred(); must not give()
 
  private:
   friend class Tape;
@@ -133,7 +133,7 @@ class Tape {
 
   struct Node {
     const char* op;
-    Vars inputs;            // without their tensors: only where gradients go
+    Vars inputs;  // without their tensors: only where gradients go
     int outputs = 0;
     Rule rule;
     Tensors grads;          // by output

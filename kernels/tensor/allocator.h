@@ -10,10 +10,10 @@
 namespace ropewalk {
 
 struct MemoryStats {
-  int64_t in_use = 0;         // bytes handed out now
-  int64_t peak = 0;           // largest in_use since reset_peak()
-  int64_t reserved = 0;       // bytes taken from the system, in use or cached
-  int64_t system_calls = 0;   // how often the system was asked
+  int64_t in_use = 0;        // bytes handed out now
+  int64_t peak = 0;          // largest in_use since reset_peak()
+  int64_t reserved = 0;      // bytes taken from the system, in use or cached
+  int64_t system_calls = 0;  // how often the system was asked
 };
 
 class Allocator {

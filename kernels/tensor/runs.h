@@ -8,13 +8,14 @@
 namespace ropewalk {
 
 struct Run {
-  int64_t row = 0;       // of the local batch
-  int64_t begin = 0;     // first token: index into this rank's tokens of the row, [0, S)
+  int64_t row = 0;    // of the local batch
+  int64_t begin = 0;  // first token: index into this rank's tokens of the row, [0, S)
   int64_t length = 0;
   int64_t position = 0;  // of the first token, inside its document
   int64_t document = 0;  // inside the row
-  int64_t enters = -1;   // which entering value (state, halo) this run continues from; -1: it opens a document and starts from the reset value
-  bool closes = false;   // the document ends with this run
+  int64_t enters =
+      -1;  // which entering value (state, halo) this run continues from; -1: it opens a document and starts from the reset value
+  bool closes = false;  // the document ends with this run
 
   bool opens() const { return enters < 0; }
 };
@@ -24,8 +25,8 @@ using Runs = std::vector<Run>;
 // The keys that one run of queries may see: in `keys`, always causal by position. A key run with positions [p, p + n) is seen by query
 // position q up to and including q, and, with a window w, down to q - w + 1.
 struct KeyRun {
-  int64_t row = 0;       // of the key tensor
-  int64_t begin = 0;     // first key: index into the key tensor's tokens of the row
+  int64_t row = 0;    // of the key tensor
+  int64_t begin = 0;  // first key: index into the key tensor's tokens of the row
   int64_t length = 0;
   int64_t position = 0;  // of the first key, inside the document
 };

@@ -69,21 +69,21 @@ class Tensor {
     check_dtype(dtype_of<T>());
     return static_cast<T*>(raw());
   }
-  void* raw() const;                                           // data() without a type
+  void* raw() const;  // data() without a type
   const std::shared_ptr<Storage>& storage() const { return storage_; }
 
   // Views of the same storage.
-  Tensor narrow(int d, int64_t begin, int64_t length) const;   // a range of one dim
-  Tensor select(int d, int64_t index) const;                   // one index of a dim, which is dropped
-  Tensor reshape(const Shape& shape) const;                    // throws where no view of that shape exists
-  Tensor split_dim(int d, int64_t inner) const;                // [.., n, ..] -> [.., n / inner, inner, ..]; always a view
+  Tensor narrow(int d, int64_t begin, int64_t length) const;  // a range of one dim
+  Tensor select(int d, int64_t index) const;                  // one index of a dim, which is dropped
+  Tensor reshape(const Shape& shape) const;                   // throws where no view of that shape exists
+  Tensor split_dim(int d, int64_t inner) const;               // [.., n, ..] -> [.., n / inner, inner, ..]; always a view
 
-  Tensor contiguous_copy() const;                              // always a new tensor
+  Tensor contiguous_copy() const;  // always a new tensor
   Tensor packed() const { return contiguous() ? *this : contiguous_copy(); }
-  Tensor to(DType dtype) const;                                // itself where the dtype is the same already
-  void copy_from(const Tensor& source) const;                  // same shape; converts between floating-point types
+  Tensor to(DType dtype) const;                // itself where the dtype is the same already
+  void copy_from(const Tensor& source) const;  // same shape; converts between floating-point types
   void fill(double value) const;
-  void add(const Tensor& other) const;                         // += other, same shape, both floating point
+  void add(const Tensor& other) const;  // += other, same shape, both floating point
 
   // The single element of a tensor with one; any numeric dtype.
   double item() const;

@@ -40,13 +40,13 @@ class Transport {
   virtual int rank() const = 0;
   virtual int size() const = 0;
   // Each starts the operation and returns what waits for it. Inputs and outputs stay alive with the returned Work.
-  virtual Work all_reduce(const Tensor& in, const Tensor& out, const char* label) = 0;        // sum; in may be out
-  virtual Work all_gather(const Tensor& in, const Tensor& out, const char* label) = 0;        // out: size() pieces, by rank
-  virtual Work reduce_scatter(const Tensor& in, const Tensor& out, const char* label) = 0;    // in: size() pieces, by rank
+  virtual Work all_reduce(const Tensor& in, const Tensor& out, const char* label) = 0;      // sum; in may be out
+  virtual Work all_gather(const Tensor& in, const Tensor& out, const char* label) = 0;      // out: size() pieces, by rank
+  virtual Work reduce_scatter(const Tensor& in, const Tensor& out, const char* label) = 0;  // in: size() pieces, by rank
   virtual Work send(const Tensor& in, int to, const char* label) = 0;
   virtual Work receive(const Tensor& out, int from, const char* label) = 0;
-  virtual std::string broadcast(const std::string& text, int root) = 0;                       // blocking
-  virtual std::shared_ptr<Transport> split(int color) = 0;                                    // ranks keep their order
+  virtual std::string broadcast(const std::string& text, int root) = 0;  // blocking
+  virtual std::shared_ptr<Transport> split(int color) = 0;               // ranks keep their order
   virtual int64_t bytes_sent() const = 0;
 };
 
@@ -58,10 +58,10 @@ class Group {
   int rank() const { return transport_ ? transport_->rank() : 0; }
   int size() const { return transport_ ? transport_->size() : 1; }
 
-  Tensor all_reduce(const Tensor& x, const char* label) const;                // the sum over the ranks
-  Work all_reduce_in_place(const Tensor& x, const char* label) const;         // x dense
-  Tensor all_gather(const Tensor& x, int dim, const char* label) const;       // the ranks' x side by side along dim, by rank
-  Tensor reduce_scatter(const Tensor& x, int dim, const char* label) const;   // this rank's slice along dim of the sum
+  Tensor all_reduce(const Tensor& x, const char* label) const;               // the sum over the ranks
+  Work all_reduce_in_place(const Tensor& x, const char* label) const;        // x dense
+  Tensor all_gather(const Tensor& x, int dim, const char* label) const;      // the ranks' x side by side along dim, by rank
+  Tensor reduce_scatter(const Tensor& x, int dim, const char* label) const;  // this rank's slice along dim of the sum
   // Point to point. The send completes on its own; the group holds the tensor until then.
   void send(const Tensor& x, int to, const char* label) const;
   Tensor receive(const Shape& shape, DType dtype, int from, const char* label) const;

@@ -35,10 +35,11 @@ Var plus(const Var& a, const Var& b) {
 }
 
 TEST(Tape, AddsGradientsOfSeveralUses) {
-  testing::expect_gradients({{"x", random_tensor({5}, 1)}, {"w", random_tensor({5}, 2), testing::Argument::kParameter}}, [](const Vars& in) {
-    const Var y = scale_by(in[0], in[1]);
-    return Vars{plus(plus(y, in[0]), scale_by(y, in[1]))};
-  });
+  testing::expect_gradients({{"x", random_tensor({5}, 1)}, {"w", random_tensor({5}, 2), testing::Argument::kParameter}},
+                            [](const Vars& in) {
+                              const Var y = scale_by(in[0], in[1]);
+                              return Vars{plus(plus(y, in[0]), scale_by(y, in[1]))};
+                            });
 }
 
 TEST(Tape, ReplayedSegmentGivesTheSameGradientsAndKeepsWhatItReceived) {
@@ -68,7 +69,8 @@ TEST(Tape, DeferredWeightPartsRunLaterAndCountAsContributions) {
     int contributions = 0;
     w.leaf()->on_contribution = [&] { ++contributions; };
     tape.defer_weight_parts(true);
-    const Vars out = Tape::segment({}, {tape.input(random_tensor({3}, 2))}, [&](const Vars& in, Pass&) { return Vars{scale_by(in[0], w)}; }, policy);
+    const Vars out = Tape::segment(
+        {}, {tape.input(random_tensor({3}, 2))}, [&](const Vars& in, Pass&) { return Vars{scale_by(in[0], w)}; }, policy);
     tape.backward(out, {random_tensor({3}, 3)});
     EXPECT_EQ(contributions, 0);
     EXPECT_EQ(testing::relative_error(w.leaf()->grad, Tensor::zeros({3}, DType::kFloat64)), 0);
@@ -83,12 +85,13 @@ TEST(Tape, HooksRunAroundForwardAndBackward) {
     std::string story;
     const SegmentHooks hooks{[&] { story += "f("; }, [&] { story += ")f "; }, [&] { story += "b("; }, [&] { story += ")b"; }};
     Tape tape;
-    const Vars out = Tape::segment(hooks, {tape.input(random_tensor({2}, 1))},
-                                   [&](const Vars& in, Pass&) {
-                                     story += "x";
-                                     return Vars{plus(in[0], in[0])};
-                                   },
-                                   policy);
+    const Vars out = Tape::segment(
+        hooks, {tape.input(random_tensor({2}, 1))},
+        [&](const Vars& in, Pass&) {
+          story += "x";
+          return Vars{plus(in[0], in[0])};
+        },
+        policy);
     tape.backward(out, {random_tensor({2}, 2)});
     EXPECT_EQ(story, policy == Recompute::kNone ? "f(x)f b()b" : "f(x)f b(x)b");
   }

@@ -23,15 +23,9 @@ inline Trace trace(const std::vector<Argument>& arguments, const std::function<V
   Vars vars;
   for (const Argument& argument : arguments) {
     switch (argument.kind) {
-      case Argument::kActivation:
-        vars.push_back(tape.input(argument.value));
-        break;
-      case Argument::kParameter:
-        vars.push_back(parameter(argument.name, argument.value));
-        break;
-      case Argument::kConstant:
-        vars.push_back(tape.constant(argument.value));
-        break;
+      case Argument::kActivation: vars.push_back(tape.input(argument.value)); break;
+      case Argument::kParameter: vars.push_back(parameter(argument.name, argument.value)); break;
+      case Argument::kConstant: vars.push_back(tape.constant(argument.value)); break;
     }
   }
   Trace result;

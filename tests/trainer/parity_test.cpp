@@ -79,7 +79,8 @@ void expect_equal(const Gathered& given, const Gathered& expected, const char* w
 void expect_equal(const Outcome& given, const Outcome& expected) {
   for (int64_t step = 0; step < kSteps; ++step) {
     EXPECT_NEAR(given.losses[step], expected.losses[step], kTolerance * expected.losses[step]) << "loss of step " << step;
-    EXPECT_NEAR(given.grad_norms[step], expected.grad_norms[step], kTolerance * expected.grad_norms[step]) << "gradient norm of step " << step;
+    EXPECT_NEAR(given.grad_norms[step], expected.grad_norms[step], kTolerance * expected.grad_norms[step])
+        << "gradient norm of step " << step;
   }
   expect_equal(given.gradients, expected.gradients, "gradient");
   expect_equal(given.weights, expected.weights, "weight after three steps");
