@@ -266,6 +266,7 @@ Tensor concat(const Tensors& parts, int d) {
 }
 
 bool is_rows(const Tensor& x) {
+  if (x.numel() == 0) return true;
   if (x.rank() == 0 || (x.dim(-1) != 1 && x.stride(-1) != 1)) return false;
   int64_t expected = -1;  // the stride that the next outer dim must have
   for (int d = x.rank() - 2; d >= 0; --d) {
