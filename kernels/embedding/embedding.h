@@ -9,4 +9,19 @@ namespace ropewalk {
 
 Var embedding(const Var& ids, const Var& weight, int64_t first_row, DType out);
 
+struct EmbeddingForward {
+  const Tensor& y;
+  const Tensor& ids;  // dense
+  const Tensor& weight;
+  int64_t first_row;
+};
+struct EmbeddingBackward {
+  const Tensor& dweight;
+  const Tensor& dy;
+  const Tensor& ids;  // dense
+  int64_t first_row;
+};
+void launch(Cpu, const EmbeddingForward& args);
+void launch(Cpu, const EmbeddingBackward& args);
+
 }  // namespace ropewalk

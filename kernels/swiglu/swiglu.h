@@ -7,4 +7,19 @@ namespace ropewalk {
 
 Var swiglu(const Var& gate, const Var& up);
 
+struct SwiGluForward {
+  const Tensor& y;
+  const Tensor& gate;
+  const Tensor& up;
+};
+struct SwiGluBackward {
+  const Tensor& dgate;
+  const Tensor& dup;
+  const Tensor& dy;
+  const Tensor& gate;
+  const Tensor& up;
+};
+void launch(Cpu, const SwiGluForward& args);
+void launch(Cpu, const SwiGluBackward& args);
+
 }  // namespace ropewalk

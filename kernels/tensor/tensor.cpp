@@ -168,7 +168,7 @@ Tensor Tensor::reshape(const Shape& shape) const {
       continue;
     }
     int64_t group = shape_[old_dim], step = strides_[old_dim], filled = 1;
-    for (; filled < group || (d >= 0 && shape[d] == 1); --d) {
+    for (; d >= 0 && (filled < group || shape[d] == 1); --d) {
       while (filled * shape[d] > group) {  // take more old dims into the group
         const int64_t next = --old_dim;
         expect(next >= 0 && strides_[next] == strides_[next + 1] * shape_[next + 1], "reshape: {} is not viewable as {}", shape_, shape);
@@ -176,10 +176,8 @@ Tensor Tensor::reshape(const Shape& shape) const {
       }
       view.strides_[d] = step * filled;
       filled *= shape[d];
-      if (d == 0) break;
     }
     expect(filled == group, "reshape: {} is not viewable as {}", shape_, shape);
-    if (d == 0) break;
     --old_dim;
   }
   return view;
@@ -268,6 +266,7 @@ Tensor concat(const Tensors& parts, int d) {
 }
 
 bool is_rows(const Tensor& x) {
+  if (x.numel() == 0) return true;
   if (x.rank() == 0 || (x.dim(-1) != 1 && x.stride(-1) != 1)) return false;
   int64_t expected = -1;  // the stride that the next outer dim must have
   for (int d = x.rank() - 2; d >= 0; --d) {

@@ -1,0 +1,111 @@
+#include "kernels/matmul/matmul.h"
+
+#include <gmock/gmock.h>
+
+#include "tests/reference/matmul.h"
+#include "tests/support/slices.h"
+#include "tests/support/threads.h"
+
+namespace ropewalk {
+namespace {
+
+using testing::random_slice;
+using testing::random_tensor;
+
+struct Flags {
+  bool transpose_a, transpose_b, accumulate;
+};
+
+std::vector<Flags> all_flags() {
+  std::vector<Flags> flags;
+  for (const bool a : {false, true})
+    for (const bool b : {false, true})
+      for (const bool c : {false, true}) flags.push_back({a, b, c});
+  return flags;
+}
+
+// Operands in slices, against the definition on the same rounded values.
+void expect_definition(int64_t m, int64_t n, int64_t k, Flags flags, DType in, DType out, double tolerance) {
+  const Tensor a = random_slice(flags.transpose_a ? Shape{k, m} : Shape{m, k}, 1, 1.0, in);
+  const Tensor b = random_slice(flags.transpose_b ? Shape{n, k} : Shape{k, n}, 2, 1.0, in);
+  const Tensor c = random_slice({m, n}, 3, 1.0, out);
+
+  std::vector<double> a_mk = a.to_vector<double>(), b_kn = b.to_vector<double>(), expected(m * n);
+  if (flags.transpose_a) a_mk = reference::transposed(a_mk, k, m);
+  if (flags.transpose_b) b_kn = reference::transposed(b_kn, n, k);
+  if (flags.accumulate) expected = c.to_vector<double>();
+  reference::add_product(a_mk, b_kn, expected, m, n, k);
+
+  launch(
+      Cpu{},
+      MatMul{.c = c, .a = a, .transpose_a = flags.transpose_a, .b = b, .transpose_b = flags.transpose_b, .accumulate = flags.accumulate});
+  EXPECT_TENSOR_NEAR(c, Tensor::from({m, n}, expected), tolerance) << fmt::format(
+      "m {} n {} k {} transpose {} {} accumulate {} {} -> {}", m, n, k, flags.transpose_a, flags.transpose_b, flags.accumulate, in, out);
+}
+
+TEST(MatMul, MatchesTheDefinition) {
+  for (const Flags& flags : all_flags())
+    for (const auto& [m, n, k] : {std::array{1, 1, 1}, {3, 5, 7}, {1, 70, 130}, {64, 64, 128}, {65, 67, 129}, {130, 19, 300}}) {
+      expect_definition(m, n, k, flags, DType::kFloat64, DType::kFloat64, 1e-14);
+      expect_definition(m, n, k, flags, DType::kFloat32, DType::kFloat32, 1e-6);
+      expect_definition(m, n, k, flags, DType::kBFloat16, DType::kFloat32, 1e-6);
+      expect_definition(m, n, k, flags, DType::kBFloat16, DType::kBFloat16, 4e-3);
+    }
+}
+
+TEST(MatMul, JoinsBlocks) {  // larger than a block of 256 by 512, and no multiple of it
+  for (const Flags& flags : {Flags{false, true, false}, {true, false, true}}) {
+    expect_definition(300, 550, 20, flags, DType::kFloat32, DType::kFloat32, 1e-6);
+    expect_definition(513, 30, 20, flags, DType::kBFloat16, DType::kFloat32, 1e-6);
+  }
+}
+
+TEST(MatMul, FoldsAllDimsButTheLast) {
+  const Tensor a = random_slice({2, 3, 4, 5}, 1), b = random_tensor({5, 6}, 2), c = Tensor::zeros({2, 12, 6}, DType::kFloat64);
+  std::vector<double> expected(24 * 6);
+  reference::add_product(a.to_vector<double>(), b.to_vector<double>(), expected, 24, 6, 5);
+  launch(Cpu{}, MatMul{.c = c, .a = a, .b = b});
+  EXPECT_TENSOR_NEAR(c, Tensor::from({2, 12, 6}, expected), 1e-14);
+}
+
+TEST(MatMul, SumsOfNothingAreZero) {
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
+    const Tensor c = Tensor::full({2, 3}, 7, dtype), a = Tensor::zeros({2, 0}, dtype), b = Tensor::zeros({0, 3}, dtype);
+    launch(Cpu{}, MatMul{.c = c, .a = a, .b = b, .accumulate = true});
+    EXPECT_THAT(c.to_vector<double>(), ::testing::Each(7));
+    launch(Cpu{}, MatMul{.c = c, .a = a, .b = b});
+    EXPECT_THAT(c.to_vector<double>(), ::testing::Each(0));
+    const Tensor nothing = Tensor::zeros({0, 3}, dtype);
+    launch(Cpu{}, MatMul{.c = nothing, .a = Tensor::zeros({0, 2}, dtype), .b = c});
+  }
+}
+
+TEST(MatMul, GivesTheSameBitsOnOneAndTwoThreads) {
+  // Among them oneDNN's weak spots: few outputs of long sums, which it would split over threads.
+  for (const auto& [m, n, k] : {std::array{300, 512, 2048}, {5, 33, 2048}, {300, 1, 5000}, {64, 1000, 2048}})
+    for (const DType in : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
+      if (in == DType::kFloat64 && k * m > 100000) continue;
+      const Tensor a = random_tensor({k, m}, 1, 1.0, in), b = random_tensor({k, n}, 2, 1.0, in);
+      testing::expect_same_bits_on_one_and_two_threads([&, m = m, n = n] {
+        const Tensor c = Tensor::empty({m, n}, wide(in));
+        launch(Cpu{}, MatMul{.c = c, .a = a, .transpose_a = true, .b = b});
+        return Tensors{c};
+      });
+    }
+}
+
+TEST(MatMul, NamesWhatDoesNotFit) {
+  const auto multiply = [](const Shape& c, const Shape& a, const Shape& b) {
+    const DType dtype = DType::kFloat32;
+    launch(Cpu{}, MatMul{.c = Tensor::zeros(c, dtype), .a = Tensor::zeros(a, dtype), .b = Tensor::zeros(b, dtype)});
+  };
+  EXPECT_THAT(
+      [&] {
+        multiply({2, 4}, {2, 3}, {5, 4});
+      },
+      ::testing::ThrowsMessage<ShapeError>("matmul: b: expected 3 terms a sum (a [2, 3]), given [5, 4]"));
+  EXPECT_THAT([&] { multiply({2, 5}, {2, 3}, {3, 4}); }, ::testing::ThrowsMessage<ShapeError>("matmul: c: expected [2, 4], given [2, 5]"));
+}
+
+}  // namespace
+}  // namespace ropewalk
