@@ -34,13 +34,12 @@ Var gated_rms_norm(const Var& y, const Var& z, const Var& weight, const Var& squ
   const DType statistics = wide(y.dtype());
   expect(weight.shape() == Shape{y.dim(-1)} && weight.dtype() == statistics, "gated_rms_norm: weight: expected {} [{}], given {} {}",
          statistics, y.dim(-1), weight.dtype(), weight.shape());
-  expect(square_sum.data().rank() == y.data().rank() && square_sum.dtype() == statistics && is_rows(square_sum.data()) &&
-             square_sum.shape().with(-1, 0) == y.shape().with(-1, 0),
-         "gated_rms_norm: square_sum: expected {} {} with the groups last, given {} {}", statistics, y.shape(), square_sum.dtype(),
+  const int64_t groups = is_rows(square_sum.data()) ? square_sum.dim(-1) : 0;
+  expect(groups > 0 && y.dim(-1) % groups == 0 && square_sum.shape() == y.shape().with(-1, groups) && square_sum.dtype() == statistics,
+         "gated_rms_norm: square_sum: expected {}, one a group of y {}, given {} {}", statistics, y.shape(), square_sum.dtype(),
          square_sum.shape());
-  const int64_t groups = square_sum.dim(-1);
-  expect(groups > 0 && y.dim(-1) % groups == 0 && group_width * groups >= y.dim(-1),
-         "gated_rms_norm: group_width: expected at least the {} channels in {} groups that are here, given {}", y.dim(-1), groups,
+  expect(group_width >= y.dim(-1) / groups,
+         "gated_rms_norm: group_width: expected at least {} (the channels of a group that are here), given {}", y.dim(-1) / groups,
          group_width);
   const Tensor out = empty_like(y.data());
   launch(out.device(), GatedRmsNormForward{.out = out,

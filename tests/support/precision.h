@@ -1,8 +1,7 @@
-// Runs one differentiable function twice and compares outputs and gradients: in a narrow type against fp64, and on one thread against two.
+// Forward and backward of a function, and the comparison of a narrow type with fp64.
 #pragma once
 
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <functional>
 #include <vector>
@@ -13,6 +12,12 @@ namespace ropewalk::testing {
 
 struct Trace {
   Tensors outputs, gradients;  // gradients of activations and parameters, in the order of the arguments
+
+  Tensors all() const {
+    Tensors both = outputs;
+    both.insert(both.end(), gradients.begin(), gradients.end());
+    return both;
+  }
 };
 
 inline bool is_float(DType dtype) { return dtype == DType::kFloat64 || dtype == DType::kFloat32 || dtype == DType::kBFloat16; }
@@ -49,6 +54,11 @@ inline Tensors random_seeds(const std::vector<Argument>& arguments, const std::f
   return seeds;
 }
 
+// The trace from random seeds.
+inline Trace trace(const std::vector<Argument>& arguments, const std::function<Vars(const Vars&)>& function) {
+  return trace(arguments, function, random_seeds(arguments, function));
+}
+
 // `arguments` in the dtypes under test; the yardstick gets the same (rounded) values in fp64.
 inline void expect_precision(const std::vector<Argument>& arguments, const std::function<Vars(const Vars&)>& function,
                              double output_tolerance, double gradient_tolerance) {
@@ -63,20 +73,6 @@ inline void expect_precision(const std::vector<Argument>& arguments, const std::
     EXPECT_LT(relative_error(given.outputs[i], expected.outputs[i]), output_tolerance) << "output " << i;
   for (size_t i = 0; i < given.gradients.size(); ++i)
     EXPECT_LT(relative_error(given.gradients[i], expected.gradients[i]), gradient_tolerance) << "gradient " << i;
-}
-
-inline void expect_same_bits_on_two_threads(const std::vector<Argument>& arguments, const std::function<Vars(const Vars&)>& function) {
-  const Tensors seeds = random_seeds(arguments, function);
-  const int threads = omp_get_max_threads();
-  omp_set_num_threads(1);
-  const Trace one = trace(arguments, function, seeds);
-  omp_set_num_threads(2);
-  const Trace two = trace(arguments, function, seeds);
-  omp_set_num_threads(threads);
-  for (size_t i = 0; i < one.outputs.size(); ++i)
-    EXPECT_EQ(one.outputs[i].to_vector<double>(), two.outputs[i].to_vector<double>()) << "output " << i;
-  for (size_t i = 0; i < one.gradients.size(); ++i)
-    EXPECT_EQ(one.gradients[i].to_vector<double>(), two.gradients[i].to_vector<double>()) << "gradient " << i;
 }
 
 }  // namespace ropewalk::testing
