@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/error.h"
+
 namespace ropewalk {
 
 struct Run {
@@ -21,6 +23,17 @@ struct Run {
 };
 
 using Runs = std::vector<Run>;
+
+// Throws unless the runs lie inside [rows, tokens] and number its tokens: an op that walks them then leaves nothing unwritten.
+inline void expect_runs_cover(const char* op, const Runs& runs, int64_t rows, int64_t tokens) {
+  int64_t covered = 0;
+  for (const Run& run : runs) {
+    expect(run.row >= 0 && run.row < rows && run.begin >= 0 && run.length >= 0 && run.begin + run.length <= tokens,
+           "{}: runs: expected tokens of [{}, {}], given row {}, [{}, {})", op, rows, tokens, run.row, run.begin, run.begin + run.length);
+    covered += run.length;
+  }
+  expect(covered == rows * tokens, "{}: runs: expected to cover {} x {} tokens, given {}", op, rows, tokens, covered);
+}
 
 // The keys that one run of queries may see: in `keys`, always causal by position. A key run with positions [p, p + n) is seen by query
 // position q up to and including q, and, with a window w, down to q - w + 1.
