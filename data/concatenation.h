@@ -1,19 +1,13 @@
-// What a row of tokens is, and how rows come from documents.
+// How rows come from documents.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "data/documents.h"
+#include "data/sequence.h"
 
 namespace ropewalk {
-
-struct Sequence {
-  static constexpr int64_t kIgnored = -1;  // a target that is not scored
-
-  std::vector<int64_t> tokens, targets;  // [seq_len]
-  std::vector<int64_t> document_begins;  // ascending, the first is 0: a row always starts afresh
-};
 
 // Documents in some order, laid end to end. One of tokens t(0) .. t(n-1) takes n + 1 positions:
 //   token   end   t(0) .. t(n-2) t(n-1)
