@@ -43,11 +43,14 @@ int main(int argc, char** argv) {
   CLI::App* generate_verb = app.add_subcommand("generate", "text from a checkpoint");
   generate_verb->add_option("CHECKPOINT", checkpoint, "checkpoint folder")->required();
   generate_verb->add_option("--prompt", sampling.prompt, "text to go on from");
-  generate_verb->add_option("--tokens", sampling.tokens, "at most this many", true)->check(CLI::NonNegativeNumber);
-  generate_verb->add_option("--temperature", sampling.temperature, "0: always the likeliest", true)->check(CLI::NonNegativeNumber);
-  generate_verb->add_option("--top-p", sampling.top_p, "draw from the likeliest tokens with this much probability", true)
+  generate_verb->add_option("--tokens", sampling.tokens, "at most this many")->capture_default_str()->check(CLI::NonNegativeNumber);
+  generate_verb->add_option("--temperature", sampling.temperature, "0: always the likeliest")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  generate_verb->add_option("--top-p", sampling.top_p, "draw from the likeliest tokens with this much probability")
+      ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0));
-  generate_verb->add_option("--seed", sampling.seed, "of the draws", true);
+  generate_verb->add_option("--seed", sampling.seed, "of the draws")->capture_default_str();
   generate_verb->callback([&] { verb = [&] { generate(checkpoint, sampling); }; });
 
   InspectArguments inspected;

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "data/error.h"
 #include "data/hold_out.h"
 #include "data/text_source.h"
 #include "kernels/tensor/allocator.h"
@@ -66,8 +67,7 @@ void Trainer::resume() {
   const std::optional<std::string> folder = named ? how : newest_checkpoint(folder_.checkpoints());
   if (!folder) return;
   if (how == "never")
-    throw Error(2, fmt::format("{}: run.resume: never, but {} holds checkpoints; choose another run.dir or remove it",
-                               config_.where("run.resume"), folder_.path()));
+    throw config_.error("run.resume", "never, but {} holds checkpoints; choose another run.dir or remove it", folder_.path());
   CheckpointReader reader(*folder);
   check_resumable(reader, *folder);
   load_weights(reader, model_.store());
@@ -81,15 +81,13 @@ void Trainer::check_resumable(const CheckpointReader& reader, const std::string&
   const bool branch = options_.run.resume == "branch";
   const auto changes = changes_that_need_branch(parse_config(meta.config, folder, {}), config_);
   if (!changes.empty() && !branch)
-    throw Error(2, fmt::format("{}: differs from {}: {}; run.resume=branch goes on all the same", config_.where("run.resume"), folder,
-                               fmt::join(changes, ", ")));
+    throw config_.error("run.resume", "{} differs in {}; run.resume=branch goes on all the same", folder, fmt::join(changes, ", "));
   const std::string digest = fmt::format("{:016x}", sequences_.documents().digest());
   if (!branch && meta.notes.at("data") != digest)
     throw DataError(fmt::format("{}: is not the text that {} was trained on (digest {}, then {}); run.resume=branch goes on all the same",
                                 options_.data.path, folder, digest, meta.notes.at("data")));
   if (meta.step > options_.train.steps)
-    throw Error(2, fmt::format("{}: train.steps: expected at least the {} steps of {}, given {}", config_.where("train.steps"), meta.step,
-                               folder, options_.train.steps));
+    throw config_.error("train.steps", "expected at least the {} steps of {}, given {}", meta.step, folder, options_.train.steps);
 }
 
 void Trainer::run() {

@@ -20,8 +20,8 @@ struct Pair {
 };
 
 // A trainable copy of the tiny model on a mesh of the first ranks.
-struct Run {
-  Run(const Group& group, const Degrees& degrees, uint64_t seed)
+struct TinyRun {
+  TinyRun(const Group& group, const Degrees& degrees, uint64_t seed)
       : options(seeded(seed)),
         model(options, group, degrees),
         optimizer(options.optimizer, model.declarations(), model.store(), 10),
@@ -82,31 +82,31 @@ TEST_P(Reshard, KeepsEveryBitAndGoesOnAsOneRank) {
   const auto [name, save, load] = GetParam();
   std::string saved;
   on(save, [&](const Group& group) {
-    Run run(group, save, 1);
+    TinyRun run(group, save, 1);
     for (int64_t step = 0; step < 2; ++step) run.step(step);
     saved = run.save(root_ + "/a");
   });
   saved = testing::world().broadcast(saved);
 
-  Run one(Group(), {}, 3);
+  TinyRun one(Group(), {}, 3);
   one.load(saved);
   on(load, [&](const Group& group) {
-    Run run(group, load, 2);
+    TinyRun run(group, load, 2);
     run.load(saved);
     EXPECT_EQ(digests(run.save(root_ + "/b")), digests(saved));
     for (int64_t step = 2; step < 5; ++step) EXPECT_NEAR(run.step(step), one.step(step), 1e-10);
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Meshes, Reshard,
-                         ::testing::Values(Pair{"OneToTensor4", {}, {.tensor = 4}}, Pair{"Tensor4ToOne", {.tensor = 4}, {}},
-                                           Pair{"Tensor2ToTensor4", {.tensor = 2}, {.tensor = 4}},
-                                           Pair{"Pipeline4ToTensor2", {.pipeline = 4}, {.tensor = 2}},
-                                           Pair{"Data4ToPipeline2", {.data = 4}, {.pipeline = 2}},
-                                           Pair{"Tensor2Data2ToPipeline4", {.data = 2, .tensor = 2}, {.pipeline = 4}},
-                                           Pair{"Pipeline2Tensor2ToData2", {.pipeline = 2, .tensor = 2}, {.data = 2}},
-                                           Pair{"Data2Context2ToPipeline2Tensor2", {.data = 2, .context = 2}, {.pipeline = 2, .tensor = 2}}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Meshes, Reshard,
+    ::testing::Values(Pair{"OneToTensor4", {}, {.tensor = 4}}, Pair{"Tensor4ToOne", {.tensor = 4}, {}},
+                      Pair{"Tensor2ToTensor4", {.tensor = 2}, {.tensor = 4}}, Pair{"Pipeline4ToTensor2", {.pipeline = 4}, {.tensor = 2}},
+                      Pair{"Data4ToPipeline2", {.data = 4}, {.pipeline = 2}},
+                      Pair{"Tensor2Data2ToPipeline4", {.data = 2, .tensor = 2}, {.pipeline = 4}},
+                      Pair{"Pipeline2Tensor2ToData2", {.pipeline = 2, .tensor = 2}, {.data = 2}},
+                      Pair{"Data2Context2ToPipeline2Tensor2", {.data = 2, .context = 2}, {.pipeline = 2, .tensor = 2}}),
+    [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace ropewalk
