@@ -22,4 +22,22 @@ struct AttentionOptions {
 
 Var attention(const Var& q, const Var& k, const Var& v, const Spans& spans, const AttentionOptions& options);
 
+// lse [B, H, S] is +inf where a token sees no key, which makes every probability that backward recomputes 0.
+// Tokens outside of all spans are not written: not in y, lse or dq. dk and dv are written everywhere.
+struct AttentionForward {
+  const Tensor &y, &lse;
+  const Tensor &q, &k, &v;
+  const Spans& spans;
+  const AttentionOptions& options;
+};
+// dq, or dk and dv, may be empty handles: not wanted.
+struct AttentionBackward {
+  const Tensor &dq, &dk, &dv;
+  const Tensor &dy, &q, &k, &v, &y, &lse;
+  const Spans& spans;
+  const AttentionOptions& options;
+};
+void launch(Cpu, const AttentionForward& args);
+void launch(Cpu, const AttentionBackward& args);
+
 }  // namespace ropewalk

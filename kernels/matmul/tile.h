@@ -33,8 +33,9 @@ template <class W, int kRows, int kColumns>
   }
 }
 
-// kRows rows of c, in blocks of kColumns, then half of that, and so on to the last column.
-template <class W, int kRows, int kColumns = 128 / sizeof(W)>
+// kRows rows of c, in blocks of kColumns, then half of that, and so on to the last column. Four rows of 256 bytes fill half of AVX-512's
+// registers with sums, which hides the latency of their additions.
+template <class W, int kRows, int kColumns = 256 / sizeof(W)>
 [[gnu::always_inline]] inline void add_rows(int64_t n, int64_t k, Matrix<W> a, const W* b, int64_t ldb, W* c, int64_t ldc) {
   int64_t j = 0;
   for (; j + kColumns <= n; j += kColumns) add_block<W, kRows, kColumns>(k, a, b + j, ldb, c + j, ldc);

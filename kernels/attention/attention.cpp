@@ -1,0 +1,69 @@
+#include "kernels/attention/attention.h"
+
+namespace ropewalk {
+namespace {
+
+void expect_heads(const char* name, const Tensor& x, DType dtype) {
+  expect(x.rank() == 4, "attention: {}: expected [batch, tokens, heads, width], given {}", name, x.shape());
+  expect(x.dtype() == dtype, "attention: {}: expected {} (dtype of q), given {}", name, dtype, x.dtype());
+  expect(x.dim(-1) <= 1 || x.stride(-1) == 1, "attention: {}: expected a dense last dim, given stride {}", name, x.stride(-1));
+}
+
+template <class AnyRun>
+void expect_inside(const char* name, const AnyRun& run, const Tensor& x) {
+  expect(run.row >= 0 && run.row < x.dim(0) && run.begin >= 0 && run.length >= 0 && run.begin + run.length <= x.dim(1),
+         "attention: spans: expected runs inside {} {}, given tokens [{}, {}) of row {}", name, x.shape(), run.begin,
+         run.begin + run.length, run.row);
+}
+
+void check(const Tensor& q, const Tensor& k, const Tensor& v, const Spans& spans, const AttentionOptions& options) {
+  expect_heads("q", q, q.dtype());
+  expect_heads("k", k, q.dtype());
+  expect_heads("v", v, q.dtype());
+  expect(v.shape() == k.shape(), "attention: v: expected {} (shape of k), given {}", k.shape(), v.shape());
+  expect(k.dim(3) == q.dim(3), "attention: k: expected heads of width {} (as q), given {}", q.dim(3), k.dim(3));
+  expect(q.dim(2) > 0 && k.dim(2) > 0 && q.dim(2) % k.dim(2) == 0, "attention: k: expected a divisor of {} heads (of q), given {}",
+         q.dim(2), k.dim(2));
+  expect(options.window.value_or(1) >= 1, "attention: window: expected at least 1, given {}", options.window.value_or(1));
+  for (const QueryRun& run : spans) {
+    expect_inside("q", run, q);
+    for (const KeyRun& keys : run.keys) expect_inside("k", keys, k);
+  }
+}
+
+// Where the kernel leaves tokens out, because no span holds them, there must be zeros.
+Tensor query_result(const Tensor& q, const Spans& spans) {
+  int64_t covered = 0;
+  for (const QueryRun& run : spans) covered += run.length;
+  return covered == q.dim(0) * q.dim(1) ? empty_like(q) : zeros_like(q);
+}
+
+}  // namespace
+
+Var attention(const Var& q, const Var& k, const Var& v, const Spans& spans, const AttentionOptions& options) {
+  check(q.data(), k.data(), v.data(), spans, options);
+  const Tensor y = query_result(q.data(), spans);
+  const Tensor lse = Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, wide(q.dtype()), y.device());
+  launch(y.device(), AttentionForward{.y = y, .lse = lse, .q = q.data(), .k = k.data(), .v = v.data(), .spans = spans, .options = options});
+  return record("attention", {q, k, v}, y, [q = q.data(), k = k.data(), v = v.data(), y, lse, spans, options](Backprop& b) {
+    const bool keys_wanted = b.wanted(1) || b.wanted(2);
+    const Tensor dq = b.wanted(0) ? query_result(q, spans) : Tensor();
+    const Tensor dk = keys_wanted ? empty_like(k) : Tensor(), dv = keys_wanted ? empty_like(v) : Tensor();
+    launch(y.device(), AttentionBackward{.dq = dq,
+                                         .dk = dk,
+                                         .dv = dv,
+                                         .dy = b.dy(0).packed(),
+                                         .q = q,
+                                         .k = k,
+                                         .v = v,
+                                         .y = y,
+                                         .lse = lse,
+                                         .spans = spans,
+                                         .options = options});
+    b.give(0, dq);
+    b.give(1, dk);
+    b.give(2, dv);
+  });
+}
+
+}  // namespace ropewalk
