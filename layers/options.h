@@ -14,22 +14,26 @@ namespace ropewalk {
 struct Mamba2Options {
   int64_t heads = 0, head_dim = 0, state = 0;
   int64_t groups = 1, conv = 4, chunk = 128;
+  bool operator==(const Mamba2Options&) const = default;
 };
 
 struct AttentionBlockOptions {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   std::optional<RopeOptions> rope;
   std::optional<int64_t> window;  // itself and the window - 1 before
+  bool operator==(const AttentionBlockOptions&) const = default;
 };
 
 struct MlpOptions {  // gated: silu(gate) * up
   int64_t hidden = 0;
+  bool operator==(const MlpOptions&) const = default;
 };
 
 enum class Combine { kSum, kMean };
 struct ParallelOptions {
   std::vector<std::string> branches;  // names of mixer blocks, all fed the same normed input
   Combine combine = Combine::kMean;
+  bool operator==(const ParallelOptions&) const = default;
 };
 
 using BlockOptions = std::variant<Mamba2Options, AttentionBlockOptions, MlpOptions, ParallelOptions>;
@@ -39,11 +43,13 @@ struct SharedBlockOptions {
   std::string name;
   std::vector<int> at;
   bool concat_embedding = false;
+  bool operator==(const SharedBlockOptions&) const = default;
 };
 // The attention layers `to` use the keys and values of layer `from`, which comes before them, and project none of their own.
 struct KvShareOptions {
   int from = 0;
   std::vector<int> to;
+  bool operator==(const KvShareOptions&) const = default;
 };
 
 struct ModelOptions {
@@ -55,6 +61,7 @@ struct ModelOptions {
   std::vector<std::vector<std::string>> layers;
   std::vector<SharedBlockOptions> shared;
   std::vector<KvShareOptions> kv;
+  bool operator==(const ModelOptions&) const = default;
 };
 
 }  // namespace ropewalk

@@ -18,6 +18,7 @@ struct ScheduleOptions {
   double warmup = 0;
   double decay = 0.2;  // WSD: length of the last phase
   double final = 0;    // cosine, WSD: the last LR as a share of the peak
+  bool operator==(const ScheduleOptions&) const = default;
 };
 
 struct OptimizerValues {
@@ -26,6 +27,7 @@ struct OptimizerValues {
   double weight_decay = 0.1;
   bool decay_all = false;  // weight_decay was given by the group itself: then it holds for norms and biases too
   ScheduleOptions schedule;
+  bool operator==(const OptimizerValues&) const = default;
 };
 
 // First match wins. An empty list matches anything; what no group matches falls into "default".
@@ -34,12 +36,14 @@ struct OptimizerGroup {
   std::vector<Kind> kinds;
   std::vector<Role> roles;
   OptimizerValues values;  // what the group does not say is the optimizer's
+  bool operator==(const OptimizerGroup&) const = default;
 };
 
 struct OptimizerOptions {
   enum Type { kAdamW, kSgd } type = kAdamW;
   OptimizerValues values;
   std::vector<OptimizerGroup> groups;
+  bool operator==(const OptimizerOptions&) const = default;
 };
 
 struct DataOptions {
@@ -48,6 +52,7 @@ struct DataOptions {
   int64_t seq_len = 0;
   bool packed = true;
   double validation = 0;  // share held out
+  bool operator==(const DataOptions&) const = default;
 };
 
 enum class Precision { kFp64, kFp32, kBf16 };
@@ -59,6 +64,7 @@ struct TrainOptions {
   Recompute recompute = Recompute::kNone;
   uint64_t seed = 1;
   int64_t eval_every = 0;  // 0: at the end only
+  bool operator==(const TrainOptions&) const = default;
 };
 
 struct MeshOptions {
@@ -66,16 +72,19 @@ struct MeshOptions {
   std::optional<int> data;  // what the ranks leave
   bool sequence = true;
   int context_runs = 1;
+  bool operator==(const MeshOptions&) const = default;
 };
 
 struct CheckpointOptions {
   int64_t every = 0, keep = 3, keep_every = 0;
+  bool operator==(const CheckpointOptions&) const = default;
 };
 
 struct RunOptions {
   std::string dir;
   std::string resume = "auto";  // auto | never | branch | a checkpoint folder
   double timeout = 600;
+  bool operator==(const RunOptions&) const = default;
 };
 
 struct Options {
@@ -86,6 +95,7 @@ struct Options {
   MeshOptions parallel;
   CheckpointOptions checkpoint;
   RunOptions run;
+  bool operator==(const Options&) const = default;
 };
 
 }  // namespace ropewalk

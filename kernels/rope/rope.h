@@ -10,6 +10,7 @@ namespace ropewalk {
 
 struct RopeOptions {
   double theta = 10000;
+  bool operator==(const RopeOptions&) const = default;
 };
 
 Var rope(const Var& x, const Tensor& position, const RopeOptions& options);
