@@ -86,6 +86,8 @@ TEST(Linear, TakesEmptyTensors) {
     const Tensors none = run(Tensor::zeros({0, 4}, dtype), random_tensor({3, 4}, 1, 1.0, dtype), Tensor::zeros({0, 3}, dtype));
     EXPECT_EQ(none[0].shape(), (Shape{0, 3}));
     EXPECT_THAT(none[2].to_vector<double>(), ::testing::Each(0));
+    const Tensor no_tokens = random_tensor({2, 5, 4}, 1, 1.0, dtype).narrow(1, 3, 0);
+    EXPECT_EQ(linear(no_tokens, random_tensor({3, 4}, 1, 1.0, dtype)).shape(), (Shape{2, 0, 3}));
     EXPECT_THAT(linear(Tensor::zeros({2, 0}, dtype), Tensor::zeros({3, 0}, dtype)).data().to_vector<double>(), ::testing::Each(0));
   }
 }
