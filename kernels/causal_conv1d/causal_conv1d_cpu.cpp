@@ -17,7 +17,8 @@ void store(T* to, Wide<T> value) {
   *to = static_cast<T>(value);
 }
 
-// z[c] = bias[c] + sum_j weight[j, c] * taps[j][c] for c < kWidth; weight has rows of `stride`. The sums stay in registers.
+// z[c] = bias[c] + sum_j weight[j, c] * x[j][c] for the kWidth channels from `at` on; weight has rows of `stride`. The sums stay in
+// registers.
 template <int kWidth, class In, class Out>
 [[gnu::always_inline]] inline void weighted_sum_block(int64_t taps, int64_t at, int64_t stride, const In* const* x, const Wide<In>* weight,
                                                       const Wide<In>* bias, Out* z) {

@@ -6,7 +6,8 @@
 //   h0     = enter_state(states, ...)        parallel/: the state that enters each chunk [C, H, P, N]
 //   y      = ssd_chunk_outputs(in, h0)       [B, S, H, P]
 // C counts the chunks of all runs in order (`ssd_chunks` lists them). States, decays and h0 are of the wide type.
-// ssd_chunk_outputs does its work inside the chunks before it first reads h0, which may still be on its way.
+// ssd_chunk_outputs does its work inside the chunks before it first reads h0, which may still be on its way; an empty h0 counts as zeros.
+// Both keep their inputs and compute everything else again in backward.
 #pragma once
 
 #include "kernels/autograd/tape.h"
@@ -38,5 +39,45 @@ struct SsdStates {
 };
 SsdStates ssd_chunk_states(const SsdInputs& in);
 Var ssd_chunk_outputs(const SsdInputs& in, const Var& h0);
+
+// What the launches below have in common. ssd_chunk_states leaves c and d_skip empty.
+struct SsdOperands {
+  Tensor v, dt, b, c = {}, a_log, dt_bias, d_skip = {};
+  std::vector<SsdChunk> chunks;
+};
+
+// Gradients of the operands: those of v, dt, b and c dense and overwritten, those of the parameters added to (empty: not wanted).
+struct SsdGradients {
+  Tensor v, dt, b, c = {}, a_log, dt_bias, d_skip = {};
+};
+
+struct SsdStatesForward {
+  const Tensor &decay, &local;
+  const SsdOperands& in;
+};
+void launch(Cpu, const SsdStatesForward& args);
+
+struct SsdStatesBackward {
+  const SsdGradients& gradients;
+  const Tensor &d_decay, &d_local;
+  const SsdOperands& in;
+};
+void launch(Cpu, const SsdStatesBackward& args);
+
+struct SsdOutputsForward {
+  const Tensor& y;
+  const SsdOperands& in;
+  const Tensor& h0;  // empty: zeros
+};
+void launch(Cpu, const SsdOutputsForward& args);
+
+struct SsdOutputsBackward {
+  const SsdGradients& gradients;
+  const Tensor& d_h0;  // empty: not wanted
+  const Tensor& dy;
+  const SsdOperands& in;
+  const Tensor& h0;  // empty: zeros
+};
+void launch(Cpu, const SsdOutputsBackward& args);
 
 }  // namespace ropewalk
