@@ -1,7 +1,8 @@
 // What enters a rank's runs from where they continue: the neighbours' pieces (context parallelism), the cache (decoding), or the reset value
 // (a document opens). One call each for the convolution's halo, the scan's state and the keys and values; the same call in all cases.
 //
-// `slot` is the index in the call site's State of what this call remembers when decoding.
+// `slot` is the index in the call site's State of what this call remembers when decoding: the last tokens [B, width, C], the state
+// [B, H, P, N], or keys and (in the next slot) values [B, capacity, K, P], position p at p % capacity. Each call sets State::length.
 #pragma once
 
 #include <optional>
@@ -25,7 +26,7 @@ struct KeyValues {
   Var k, v;     // [B', T, K, P]: own, gathered over ranks, or behind the cached ones
   Spans spans;  // which of them each of this rank's query runs may see
 };
-// `window` bounds what a cache must keep.
+// `window` bounds what a cache must keep: window - 1 tokens are enough. Without one it must hold the whole sequence.
 KeyValues enter_keys(const Var& k_BSKP, const Var& v_BSKP, const std::optional<int64_t>& window, const Context& ctx, int slot);
 
 }  // namespace ropewalk

@@ -20,7 +20,7 @@ struct AffineScanForward {
 };
 void launch(Cpu, const AffineScanForward& args);
 
-// Given d(entering) [C, H, P, N] and d(leaving) [R, H, P, N] (empty: zeros), in reverse order.
+// Given d(entering) [C, H, P, N] and d(leaving) [R, H, P, N] (either may be empty: zeros), in reverse order.
 struct AffineScanBackward {
   const Tensor& d_decay;  // out [C, H]
   const Tensor& d_local;  // out [C, H, P, N]

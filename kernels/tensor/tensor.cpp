@@ -117,6 +117,12 @@ void* Tensor::raw() const {
   return static_cast<char*>(storage_->data()) + offset_ * static_cast<int64_t>(size_of(dtype_));
 }
 
+void Tensor::pend(std::function<void(const Tensor&)> completion) const {
+  Tensor unowned = *this;  // a completion that owned its own storage would never be let go
+  unowned.storage_ = std::shared_ptr<Storage>(std::shared_ptr<void>(), storage_.get());
+  storage_->pend([unowned, completion = std::move(completion)] { completion(unowned); });
+}
+
 void Tensor::check_dtype(DType expected) const { expect(dtype_ == expected, "tensor: expected {}, given {}", expected, dtype_); }
 
 Tensor Tensor::narrow(int d, int64_t begin, int64_t length) const {

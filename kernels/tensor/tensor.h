@@ -71,6 +71,8 @@ class Tensor {
   }
   void* raw() const;                                           // data() without a type
   const std::shared_ptr<Storage>& storage() const { return storage_; }
+  // Storage::pend for a completion that fills this tensor: it is handed the tensor, which it must not keep.
+  void pend(std::function<void(const Tensor&)> completion) const;
 
   // Views of the same storage.
   Tensor narrow(int d, int64_t begin, int64_t length) const;   // a range of one dim

@@ -1,4 +1,4 @@
-// The transport for host memory: MPI. The only code that calls it.
+// The transport for host memory: MPI. Nothing outside this folder calls it.
 #pragma once
 
 #include "parallel/comm/group.h"
@@ -18,6 +18,10 @@ class MpiSession {
   Group world(double timeout) const;
   // Ends every rank of the job at once, with this exit code.
   [[noreturn]] static void abort(int exit_code);
+
+ private:
+  bool finalizes_ = false;
+  int exceptions_;  // on their way out when this began
 };
 
 }  // namespace ropewalk

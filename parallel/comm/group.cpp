@@ -1,0 +1,122 @@
+#include "parallel/comm/group.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace ropewalk {
+namespace {
+
+int checked_dim(const Tensor& x, int dim, const char* label) {
+  const int index = x.shape().index(dim);
+  expect(index >= 0 && index < x.rank(), "{}: {} has no dim {}", label, x.shape(), dim);
+  return index;
+}
+
+Tensor pending(const Tensor& x, Work work) {
+  x.storage()->pend([work = std::move(work)]() mutable { work.wait(); });
+  return x;
+}
+
+// x cut along dim into `ranks` slices, one behind the other.
+Tensor slices_by_rank(const Tensor& x, int dim, int64_t ranks) {
+  if (dim == 0) return x.packed();
+  const int64_t extent = x.dim(dim) / ranks;
+  const Shape slice = x.shape().with(dim, extent);
+  const Tensor slices = Tensor::empty({ranks, slice.numel()}, x.dtype(), x.device());
+  for (int64_t rank = 0; rank < ranks; ++rank) slices.select(0, rank).reshape(slice).copy_from(x.narrow(dim, rank * extent, extent));
+  return slices;
+}
+
+}  // namespace
+
+Tensor Group::all_reduce(const Tensor& x, const char* label) const {
+  if (size() == 1) return x;
+  const Tensor sum = empty_like(x);
+  return pending(sum, transport_->all_reduce(x.packed(), sum, label));
+}
+
+Work Group::all_reduce_in_place(const Tensor& x, const char* label) const {
+  expect(x.contiguous(), "{}: a sum in place takes a dense tensor, given a view {}", label, x.shape());
+  return size() == 1 ? Work() : transport_->all_reduce(x, x, label);
+}
+
+Tensor Group::all_gather(const Tensor& x, int dim, const char* label) const {
+  if (size() == 1) return x;
+  dim = checked_dim(x, dim, label);
+  const Tensor whole = Tensor::empty(x.shape().with(dim, size() * x.dim(dim)), x.dtype(), x.device());
+  if (x.shape().first(dim).numel() == 1) return pending(whole, transport_->all_gather(x.packed(), whole, label));
+  const Tensor pieces = Tensor::empty({size(), x.numel()}, x.dtype(), x.device());
+  const Work gathered = transport_->all_gather(x.packed(), pieces, label);
+  whole.pend([work = gathered, pieces, dim, shape = x.shape()](const Tensor& to) mutable {
+    work.wait();
+    for (int64_t rank = 0; rank < pieces.dim(0); ++rank)
+      to.narrow(dim, rank * shape[dim], shape[dim]).copy_from(pieces.select(0, rank).reshape(shape));
+  });
+  return whole;
+}
+
+Tensor Group::reduce_scatter(const Tensor& x, int dim, const char* label) const {
+  if (size() == 1) return x;
+  dim = checked_dim(x, dim, label);
+  expect(x.dim(dim) % size() == 0, "{}: dim {} of {} is no multiple of the {} ranks", label, dim, x.shape(), size());
+  const Tensor slice = Tensor::empty(x.shape().with(dim, x.dim(dim) / size()), x.dtype(), x.device());
+  const Tensor slices = slices_by_rank(x, dim, size());
+  return pending(slice, transport_->reduce_scatter(slices, slice, label));
+}
+
+void Group::send(const Tensor& x, int to, const char* label) const {
+  expect(size() > 1, "{}: a group of one has nobody to send to", label);
+  transport_->send(x.packed(), to, label);
+}
+
+Tensor Group::receive(const Shape& shape, DType dtype, int from, const char* label) const {
+  expect(size() > 1, "{}: a group of one has nobody to receive from", label);
+  const Tensor x = Tensor::empty(shape, dtype);
+  return pending(x, transport_->receive(x, from, label));
+}
+
+std::vector<double> Group::gather(double x, const char* label) const {
+  return all_gather(Tensor::from<double>({1}, {x}), 0, label).to_vector<double>();
+}
+
+double Group::sum(double x, const char* label) const {
+  double total = 0;
+  for (const double addend : gather(x, label)) total += addend;
+  return total;
+}
+
+double Group::max(double x, const char* label) const {
+  const std::vector<double> all = gather(x, label);
+  return *std::max_element(all.begin(), all.end());
+}
+
+bool Group::any(bool x, const char* label) const { return max(x ? 1 : 0, label) > 0; }
+
+std::string Group::broadcast(const std::string& text, int root) const { return size() == 1 ? text : transport_->broadcast(text, root); }
+
+void Group::barrier(const char* label) const { gather(0, label); }
+
+Group Group::split(int color) const {
+  if (size() == 1) return {};
+  barrier("split");  // which, unlike what follows, reports who does not come
+  return Group(transport_->split(color));
+}
+
+void agree(const Group& group, const std::function<void()>& body) {
+  std::optional<Error> own;
+  try {
+    body();
+  } catch (const CommError&) {
+    throw;  // there may be nobody left to agree with
+  } catch (const Error& error) {
+    if (group.size() == 1) throw;
+    own = error;
+  }
+  const std::vector<double> codes = group.gather(own ? own->exit_code() : 0, "agree");
+  const auto failed = std::find_if(codes.begin(), codes.end(), [](double code) { return code != 0; });
+  if (failed == codes.end()) return;
+  const std::string message = group.broadcast(own ? own->what() : "", static_cast<int>(failed - codes.begin()));
+  throw Error(static_cast<int>(*failed), message);
+}
+
+}  // namespace ropewalk

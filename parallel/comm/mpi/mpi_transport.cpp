@@ -1,0 +1,226 @@
+#include "parallel/comm/mpi/mpi_transport.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+
+#include "parallel/comm/mpi/operation.h"
+
+namespace ropewalk {
+namespace {
+
+constexpr int kPointToPoint = 0;  // the tag of sends; collectives have one each, since their rounds may pass each other
+
+void check(int code, const char* call) {
+  if (code != MPI_SUCCESS) throw CommError(fmt::format("{} failed with MPI error {}", call, code));
+}
+
+bool mpi_runs() {
+  int initialized = 0, finalized = 0;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  return initialized && !finalized;
+}
+
+// Without a launcher a process is a job of one rank, and needs no MPI.
+bool launched() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"})
+    if (std::getenv(name)) return true;
+  return false;
+}
+
+int highest_tag() {
+  int* value = nullptr;
+  int found = 0;
+  check(MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, &value, &found), "MPI_Comm_get_attr");
+  return *value;
+}
+
+// [ranks, n] of one dtype -> the sum over ranks [n], added in their order, in the wide type. The addends are used up.
+Tensor sum_of(const Tensor& addends) {
+  const Tensor sum = addends.select(0, 0).to(wide(addends.dtype()));
+  for (int64_t rank = 1; rank < addends.dim(0); ++rank) sum.add(addends.select(0, rank));
+  return sum.to(addends.dtype());
+}
+
+class MpiTransport : public Transport {
+ public:
+  MpiTransport(MPI_Comm owned, std::shared_ptr<Progress> progress)
+      : group_(std::make_shared<Communicator>(owned)), progress_(std::move(progress)), tags_(highest_tag()) {}
+
+  int rank() const override { return group_->rank; }
+  int size() const override { return group_->size; }
+  int64_t bytes_sent() const override { return group_->bytes_sent; }
+
+  Work all_reduce(const Tensor& in, const Tensor& out, const char* label) override;
+  Work all_gather(const Tensor& in, const Tensor& out, const char* label) override;
+  Work reduce_scatter(const Tensor& in, const Tensor& out, const char* label) override;
+  Work send(const Tensor& in, int to, const char* label) override;
+  Work receive(const Tensor& out, int from, const char* label) override;
+  std::string broadcast(const std::string& text, int root) override;
+  std::shared_ptr<Transport> split(int color) override;
+
+ private:
+  // A buffer cut among the ranks as evenly as whole elements allow.
+  struct Cut {
+    char* data;
+    int64_t elements, element_bytes, ranks;
+    int64_t begin(int64_t rank) const { return elements * rank / ranks; }
+    int64_t length(int64_t rank) const { return begin(rank + 1) - begin(rank); }
+    char* piece(int64_t rank) const { return data + begin(rank) * element_bytes; }
+    int64_t bytes(int64_t rank) const { return length(rank) * element_bytes; }
+  };
+  Cut cut(const Tensor& x) const {
+    return {static_cast<char*>(x.raw()), x.numel(), static_cast<int64_t>(size_of(x.dtype())), group_->size};
+  }
+
+  std::shared_ptr<Operation> collective(const char* name, const Tensor& x, const char* label);
+  std::shared_ptr<Operation> point_to_point(const char* name, const Tensor& x, const char* label);
+  Work start(const std::shared_ptr<Operation>& operation);
+  Tensor exchange(Operation& operation, const Tensor& in) const;
+  void broadcast_in_place(const Tensor& x, int root);
+
+  std::shared_ptr<Communicator> group_;
+  std::shared_ptr<Progress> progress_;
+  int64_t tags_, collectives_ = 0, transfers_ = 0;
+};
+
+std::shared_ptr<Operation> MpiTransport::collective(const char* name, const Tensor& x, const char* label) {
+  const int tag = static_cast<int>(1 + collectives_++ % tags_);
+  return std::make_shared<Operation>(group_, tag, Description{name, label, collectives_, x.bytes(), x.dtype()});
+}
+
+std::shared_ptr<Operation> MpiTransport::point_to_point(const char* name, const Tensor& x, const char* label) {
+  auto operation = std::make_shared<Operation>(group_, kPointToPoint, Description{name, label, ++transfers_, x.bytes(), x.dtype()});
+  operation->keep(x);
+  return operation;
+}
+
+Work MpiTransport::start(const std::shared_ptr<Operation>& operation) {
+  progress_->start(operation);
+  return Work([operation, progress = progress_] { progress->wait(*operation); });
+}
+
+// Gives every rank its piece of `in` and takes theirs of this rank's piece: [ranks, piece].
+Tensor MpiTransport::exchange(Operation& operation, const Tensor& in) const {
+  const Cut pieces = cut(in);
+  const int64_t bytes = pieces.bytes(group_->rank);
+  const Tensor addends = Tensor::empty({group_->size, pieces.length(group_->rank)}, in.dtype());
+  char* const rows = static_cast<char*>(addends.raw());
+  group_->for_each_peer([&](int peer) {
+    operation.receive(rows + peer * bytes, bytes, peer);
+    operation.send(pieces.piece(peer), pieces.bytes(peer), peer);
+  });
+  std::memcpy(rows + group_->rank * bytes, pieces.piece(group_->rank), static_cast<size_t>(bytes));
+  operation.keep(in);
+  operation.keep(addends);
+  return addends;
+}
+
+// Reduce-scatter, then all-gather: every element is added on one rank only, so all ranks get the same bits.
+Work MpiTransport::all_reduce(const Tensor& in, const Tensor& out, const char* label) {
+  const auto operation = collective("all_reduce", in, label);
+  operation->keep(out);
+  const Tensor addends = exchange(*operation, in);
+  operation->then([&op = *operation, group = group_, addends, to = cut(out)] {
+    const Tensor sum = sum_of(addends);
+    op.keep(sum);
+    std::memcpy(to.piece(group->rank), sum.raw(), static_cast<size_t>(sum.bytes()));
+    group->for_each_peer([&](int peer) {
+      op.receive(to.piece(peer), to.bytes(peer), peer);
+      op.send(sum.raw(), sum.bytes(), peer);
+    });
+  });
+  return start(operation);
+}
+
+Work MpiTransport::reduce_scatter(const Tensor& in, const Tensor& out, const char* label) {
+  const auto operation = collective("reduce_scatter", in, label);
+  operation->keep(out);
+  const Tensor addends = exchange(*operation, in);
+  operation->then([addends, to = out.raw()] {
+    const Tensor sum = sum_of(addends);
+    std::memcpy(to, sum.raw(), static_cast<size_t>(sum.bytes()));
+  });
+  return start(operation);
+}
+
+Work MpiTransport::all_gather(const Tensor& in, const Tensor& out, const char* label) {
+  const auto operation = collective("all_gather", out, label);
+  operation->keep(in);
+  operation->keep(out);
+  const Cut pieces = cut(out);
+  group_->for_each_peer([&](int peer) {
+    operation->receive(pieces.piece(peer), pieces.bytes(peer), peer);
+    operation->send(in.raw(), in.bytes(), peer);
+  });
+  std::memcpy(pieces.piece(group_->rank), in.raw(), static_cast<size_t>(in.bytes()));
+  return start(operation);
+}
+
+Work MpiTransport::send(const Tensor& in, int to, const char* label) {
+  const auto operation = point_to_point("send", in, label);
+  operation->send(in.raw(), in.bytes(), to);
+  return start(operation);
+}
+
+Work MpiTransport::receive(const Tensor& out, int from, const char* label) {
+  const auto operation = point_to_point("receive", out, label);
+  operation->receive(out.raw(), out.bytes(), from);
+  return start(operation);
+}
+
+void MpiTransport::broadcast_in_place(const Tensor& x, int root) {
+  const auto operation = collective("broadcast", x, "broadcast");
+  if (rank() == root)
+    group_->for_each_peer([&](int peer) { operation->send(x.raw(), x.bytes(), peer); });
+  else
+    operation->receive(x.raw(), x.bytes(), root);
+  start(operation).wait();
+}
+
+std::string MpiTransport::broadcast(const std::string& text, int root) {
+  const Tensor length = Tensor::from<int64_t>({1}, {static_cast<int64_t>(text.size())});
+  broadcast_in_place(length, root);
+  const Tensor bytes = Tensor::empty({*length.data<int64_t>()}, DType::kUInt8);
+  char* const begin = reinterpret_cast<char*>(bytes.data<uint8_t>());
+  if (rank() == root) text.copy(begin, text.size());
+  broadcast_in_place(bytes, root);
+  return std::string(begin, static_cast<size_t>(bytes.numel()));
+}
+
+std::shared_ptr<Transport> MpiTransport::split(int color) {
+  MPI_Comm part;
+  check(MPI_Comm_split(group_->comm, color, group_->rank, &part), "MPI_Comm_split");
+  return std::make_shared<MpiTransport>(part, progress_);
+}
+
+}  // namespace
+
+MpiSession::MpiSession(int* argc, char*** argv) : exceptions_(std::uncaught_exceptions()) {
+  int initialized = 0, threads = 0;
+  MPI_Initialized(&initialized);
+  if (initialized || !launched()) return;
+  check(MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &threads), "MPI_Init_thread");
+  check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  finalizes_ = true;
+}
+
+MpiSession::~MpiSession() {
+  if (finalizes_ && std::uncaught_exceptions() == exceptions_) MPI_Finalize();
+}
+
+Group MpiSession::world(double timeout) const {
+  if (!mpi_runs()) return {};
+  MPI_Comm all;
+  check(MPI_Comm_dup(MPI_COMM_WORLD, &all), "MPI_Comm_dup");
+  check(MPI_Comm_set_errhandler(all, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+  return Group(std::make_shared<MpiTransport>(all, std::make_shared<Progress>(timeout)));
+}
+
+void MpiSession::abort(int exit_code) {
+  if (mpi_runs()) MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+}  // namespace ropewalk

@@ -1,0 +1,67 @@
+#include "parallel/mesh.h"
+
+namespace ropewalk {
+namespace {
+
+// Coordinates of a rank, in the order of kAxes.
+std::array<int, 4> coordinates_of(int rank, const Degrees& degrees) {
+  std::array<int, 4> at{};
+  for (int i = static_cast<int>(kAxes.size()) - 1; i >= 0; --i) {
+    at[i] = rank % degrees.of(kAxes[i]);
+    rank /= degrees.of(kAxes[i]);
+  }
+  return at;
+}
+
+}  // namespace
+
+const char* name_of(Axis axis) {
+  switch (axis) {
+    case Axis::kPipeline:
+      return "pipeline";
+    case Axis::kData:
+      return "data";
+    case Axis::kContext:
+      return "context";
+    case Axis::kTensor:
+      return "tensor";
+  }
+  return "?";
+}
+
+int Degrees::of(Axis axis) const {
+  switch (axis) {
+    case Axis::kPipeline:
+      return pipeline;
+    case Axis::kData:
+      return data;
+    case Axis::kContext:
+      return context;
+    case Axis::kTensor:
+      return tensor;
+  }
+  return 0;
+}
+
+Mesh::Mesh(const Group& all, const Degrees& degrees) : degrees_(degrees), all_(all) {
+  expect(degrees.ranks() == all.size(), "mesh: pipeline {} x data {} x context {} x tensor {} is {} ranks, given {}", degrees.pipeline,
+         degrees.data, degrees.context, degrees.tensor, degrees.ranks(), all.size());
+  const std::array<int, 4> mine = coordinates_of(all.rank(), degrees);
+  // The ranks that differ from this one only along some axes: their color is what they have in common, counted as in a smaller box.
+  const auto along = [&](auto&& varies) {
+    int color = 0;
+    for (size_t i = 0; i < kAxes.size(); ++i)
+      if (!varies(kAxes[i])) color = color * degrees.of(kAxes[i]) + mine[i];
+    return all.split(color);
+  };
+  for (const Axis axis : kAxes) axis_[static_cast<int>(axis)] = along([axis](Axis other) { return other == axis; });
+  tokens_ = along([](Axis axis) { return axis == Axis::kData || axis == Axis::kContext; });
+}
+
+std::string Mesh::coordinates() const {
+  std::string text;
+  for (const Axis axis : kAxes) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name_of(axis), coordinate(axis));
+  return text;
+}
+
+}  // namespace ropewalk

@@ -1,0 +1,272 @@
+#include "parallel/comm/group.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <thread>
+
+#include "kernels/tensor/allocator.h"
+#include "tests/support/finite_difference.h"
+#include "tests/support/ranks.h"
+
+namespace ropewalk {
+namespace {
+
+using testing::random_tensor;
+using ::testing::StrEq;
+using testing::world;
+
+constexpr DType kDTypes[] = {DType::kFloat64, DType::kFloat32, DType::kBFloat16};
+
+// What rank r puts in: every rank can compute every rank's.
+Tensor input_of(int rank, const Shape& shape, DType dtype) { return random_tensor(shape, 100 + rank, 1.0, dtype); }
+
+Tensor sum_in_rank_order(const Group& group, const Shape& shape, DType dtype) {
+  const Tensor sum = input_of(0, shape, dtype).to(wide(dtype)).contiguous_copy();
+  for (int rank = 1; rank < group.size(); ++rank) sum.add(input_of(rank, shape, dtype));
+  return sum.to(dtype);
+}
+
+void expect_same_bits(const Tensor& given, const Tensor& expected) {
+  ASSERT_EQ(given.dtype(), expected.dtype());
+  ASSERT_EQ(given.shape(), expected.shape());
+  EXPECT_EQ(given.to_vector<double>(), expected.to_vector<double>());
+}
+
+// As a view into something larger, which a collective has to pack.
+Tensor as_view(const Tensor& x) {
+  const Tensor larger = Tensor::zeros(x.shape().with(-1, x.dim(-1) + 3), x.dtype());
+  const Tensor view = larger.narrow(-1, 2, x.dim(-1));
+  view.copy_from(x);
+  return view;
+}
+
+void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
+
+TEST(Group, AllReduceAddsInTheOrderOfRanks) {
+  const Group& group = world();
+  for (const DType dtype : kDTypes)
+    for (const Shape& shape : {Shape{5, 7, 11}, Shape{3}, Shape{}, Shape{2, 0}}) {
+      const Tensor expected = sum_in_rank_order(group, shape, dtype);
+      expect_same_bits(group.all_reduce(input_of(group.rank(), shape, dtype), "test"), expected);
+      const Tensor x = input_of(group.rank(), shape, dtype).contiguous_copy();
+      group.all_reduce_in_place(x, "test").wait();
+      expect_same_bits(x, expected);
+    }
+}
+
+TEST(Group, AllReduceLeavesItsInputAlone) {
+  const Shape shape{64, 9};
+  const Tensor x = as_view(input_of(world().rank(), shape, DType::kFloat32));
+  expect_same_bits(world().all_reduce(x, "test"), sum_in_rank_order(world(), shape, DType::kFloat32));
+  expect_same_bits(x, input_of(world().rank(), shape, DType::kFloat32));
+}
+
+TEST(Group, AllGatherLaysTheRanksSideBySideAlongAnyDim) {
+  const Group& group = world();
+  const Shape shape{3, 4, 5};
+  for (const DType dtype : kDTypes)
+    for (int dim = -1; dim < 3; ++dim) {
+      Tensors parts;
+      for (int rank = 0; rank < group.size(); ++rank) parts.push_back(input_of(rank, shape, dtype));
+      const Tensor expected = concat(parts, dim);
+      expect_same_bits(group.all_gather(parts[group.rank()], dim, "test"), expected);
+      expect_same_bits(group.all_gather(as_view(parts[group.rank()]), dim, "test"), expected);
+    }
+}
+
+TEST(Group, AllGatherMovesTokensToo) {
+  const int64_t rank = world().rank();
+  const Tensor all = world().all_gather(Tensor::from<int64_t>({1, 2}, {rank, -rank}), 0, "test");
+  EXPECT_EQ(all.to_vector<int64_t>(), (std::vector<int64_t>{0, 0, 1, -1, 2, -2, 3, -3}));
+}
+
+TEST(Group, ReduceScatterGivesEachRankItsSliceOfTheSumAlongAnyDim) {
+  const Group& group = world();
+  const Shape shape{4, 8, 12};
+  for (const DType dtype : kDTypes)
+    for (int dim = -1; dim < 3; ++dim) {
+      const int64_t extent = shape[dim] / group.size();
+      const Tensor expected = sum_in_rank_order(group, shape, dtype).narrow(dim, group.rank() * extent, extent);
+      const Tensor x = input_of(group.rank(), shape, dtype);
+      expect_same_bits(group.reduce_scatter(x, dim, "test"), expected);
+      expect_same_bits(group.reduce_scatter(as_view(x), dim, "test"), expected);
+    }
+}
+
+TEST(Group, RefusesASliceThatRanksCannotShareAlike) {
+  EXPECT_THROW(world().reduce_scatter(Tensor::zeros({2, 6}, DType::kFloat32), 1, "test"), ShapeError);
+}
+
+TEST(Group, ResultsMayBeReadInAnyOrder) {
+  const Group& group = world();
+  const Shape shape{200, 300};
+  const Tensor x = input_of(group.rank(), shape, DType::kFloat64);
+  const Tensor sum = group.all_reduce(x, "first"), slice = group.reduce_scatter(x, 0, "second"), all = group.all_gather(x, 1, "third");
+  const Tensor expected = sum_in_rank_order(group, shape, DType::kFloat64);
+  const auto read_sum = [&] { expect_same_bits(sum, expected); };
+  const auto read_slice = [&] { expect_same_bits(slice, expected.narrow(0, group.rank() * 50, 50)); };
+  const auto read_all = [&] { expect_same_bits(all.narrow(1, 900, 300), input_of(3, shape, DType::kFloat64)); };
+  if (group.rank() % 2 == 0) {
+    read_all();
+    read_slice();
+    read_sum();
+  } else {
+    read_sum();
+    read_slice();
+    read_all();
+  }
+}
+
+TEST(Group, TakesAPendingTensorAsInput) {
+  const Shape shape{8, 6};
+  const Tensor twice = world().all_reduce(world().all_reduce(input_of(world().rank(), shape, DType::kFloat64), "inner"), "outer");
+  const Tensor expected = sum_in_rank_order(world(), shape, DType::kFloat64);
+  EXPECT_LT(testing::relative_error(twice.narrow(0, 0, 8),
+                                    [&] {
+                                      const Tensor four = expected.contiguous_copy();
+                                      for (int i = 1; i < 4; ++i) four.add(expected);
+                                      return four;
+                                    }()),
+            1e-15);
+}
+
+TEST(Group, AResultThatNobodyReadsDisturbsNothing) {
+  const int64_t in_use = Allocator::host().stats().in_use;
+  for (int i = 0; i < 3; ++i) {
+    world().all_reduce(input_of(world().rank(), {1000}, DType::kFloat32), "unread");
+    world().all_gather(input_of(world().rank(), {10, 100}, DType::kFloat32), 1, "unread");
+  }
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(world().sum(1, "after"), world().size());  // enough calls to move every message
+  EXPECT_EQ(Allocator::host().stats().in_use, in_use);
+}
+
+TEST(Group, SendsArriveInOrderAndOverlapCollectives) {
+  const Group& group = world();
+  const int next = (group.rank() + 1) % group.size(), previous = (group.rank() + group.size() - 1) % group.size();
+  for (int i = 0; i < 3; ++i) group.send(as_view(input_of(group.rank() + 10 * i, {50, 4}, DType::kBFloat16)), next, "test");
+  EXPECT_EQ(group.sum(1, "between"), group.size());
+  Tensors received;
+  for (int i = 0; i < 3; ++i) received.push_back(group.receive({50, 4}, DType::kBFloat16, previous, "test"));
+  for (int i = 2; i >= 0; --i) expect_same_bits(received[i], input_of(previous + 10 * i, {50, 4}, DType::kBFloat16));
+}
+
+TEST(Group, CutsLongTransfersIntoSeveralMessages) {
+  const int64_t n = (65 << 20) / 8;  // more than one message of 64 MiB
+  const int partner = world().rank() ^ 1;
+  const Tensor x = Tensor::full({n}, world().rank(), DType::kFloat64);
+  x.data<double>()[n - 1] = 0.5 + world().rank();
+  world().send(x, partner, "long");
+  const Tensor y = world().receive({n}, DType::kFloat64, partner, "long");
+  EXPECT_EQ(y.data<double>()[0], partner);
+  EXPECT_EQ(y.data<double>()[n - 2], partner);
+  EXPECT_EQ(y.data<double>()[n - 1], 0.5 + partner);
+}
+
+TEST(Group, HostValuesAreTheSameOnAllRanks) {
+  const Group& group = world();
+  const double mine = 0.1 * group.rank() - 0.2;
+  EXPECT_EQ(group.gather(mine, "test"), (std::vector<double>{-0.2, 0.1 - 0.2, 0.2 - 0.2, 0.1 * 3 - 0.2}));
+  EXPECT_EQ(group.sum(mine, "test"), ((-0.2 + (0.1 - 0.2)) + (0.2 - 0.2)) + (0.1 * 3 - 0.2));
+  EXPECT_EQ(group.max(-mine, "test"), 0.2);
+  EXPECT_TRUE(group.any(group.rank() == 2, "test"));
+  EXPECT_FALSE(group.any(false, "test"));
+}
+
+TEST(Group, BroadcastsText) {
+  for (int root = 0; root < world().size(); ++root)
+    for (const std::string& text : {std::string("line\0two", 8), std::string()})
+      EXPECT_EQ(world().broadcast(world().rank() == root ? text : "other", root), text);
+}
+
+TEST(Group, SplitsKeepTheirOrder) {
+  const Group parity = world().split(world().rank() % 2);
+  EXPECT_EQ(parity.size(), 2);
+  EXPECT_EQ(parity.rank(), world().rank() / 2);
+  EXPECT_EQ(parity.sum(world().rank(), "test"), world().rank() % 2 == 0 ? 2 : 4);
+  const Group alone = world().split(world().rank());
+  EXPECT_EQ(alone.size(), 1);
+  EXPECT_EQ(alone.sum(3, "test"), 3);
+}
+
+TEST(Group, CountsTheBytesItSends) {
+  const Group group = world().split(0);
+  const Tensor x = Tensor::zeros({16, 4}, DType::kBFloat16);  // 128 bytes
+  group.all_reduce(x, "test").raw();
+  EXPECT_EQ(group.bytes_sent(), 2 * 3 * 128 / 4);
+  group.all_gather(x, 1, "test").raw();
+  EXPECT_EQ(group.bytes_sent(), 192 + 3 * 128);
+  group.reduce_scatter(x, 0, "test").raw();
+  EXPECT_EQ(group.bytes_sent(), 576 + 3 * 128 / 4);
+}
+
+TEST(Agree, ThrowsTheLowestRanksErrorEverywhere) {
+  try {
+    agree(world(), [] {
+      if (world().rank() == 1) throw Error(3, "the data are wrong");
+      if (world().rank() == 2) throw ShapeError("a shape is wrong");
+    });
+    FAIL() << "nothing thrown";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "the data are wrong");
+    EXPECT_EQ(error.exit_code(), 3);
+  }
+  int runs = 0;
+  agree(world(), [&] { ++runs; });
+  EXPECT_EQ(runs, 1);
+}
+
+TEST(Agree, DoesNotTalkAfterAPeerIsGone) {
+  const int64_t before = world().bytes_sent();
+  EXPECT_THROW(agree(world(), [] { throw CommError("gone"); }), CommError);
+  EXPECT_EQ(world().bytes_sent(), before);
+}
+
+TEST(CommError, NamesWhoDoesNotAnswerWhat) {
+  {
+    const Group group = testing::world_with_timeout(0.5);
+    if (group.rank() == 1) {
+      group.barrier("before");
+      const auto call = [&] { group.all_reduce(Tensor::zeros({1 << 18}, DType::kFloat32), "tp_leave").raw(); };
+      EXPECT_THAT(
+          call, ::testing::ThrowsMessage<CommError>(
+                    StrEq("rank 1: all_reduce #2 \"tp_leave\", 1.0 MiB fp32: no answer from ranks 0, 2, 3 after 0.5 s; gone or stalled")));
+      const auto begin = std::chrono::steady_clock::now();
+      EXPECT_THROW(group.barrier("after"), CommError);  // at once, and every time
+      EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(100));
+    } else {
+      group.barrier("before");
+    }
+    world().barrier("until rank 1 has given up");
+  }
+  world().barrier("until that group is gone");
+}
+
+TEST(CommError, IsNotThrownWhileMessagesMove) {
+  {
+    const Group group = testing::world_with_timeout(0.5);
+    for (int i = 0; i < 4; ++i) {  // longer together than the timeout
+      if (group.rank() == i) sleep_for(0.3);
+      group.barrier("slow");
+    }
+  }
+  world().barrier("until that group is gone");
+}
+
+TEST(CommError, TellsRanksThatDisagreeAboutACall) {
+  {
+    const Group group = testing::world_with_timeout(2);
+    if (group.rank() == 0) group.send(Tensor::zeros({2}, DType::kFloat64), 1, "short");
+    if (group.rank() == 1) {
+      const auto call = [&] { group.receive({3}, DType::kFloat64, 0, "short").raw(); };
+      EXPECT_THAT(call, ::testing::ThrowsMessage<CommError>(
+                            StrEq("rank 1: receive #1 \"short\", 24 bytes fp64: expected 24 bytes from rank 0, given 16")));
+    }
+    world().barrier("until rank 1 has seen it");
+  }
+  world().barrier("until that group is gone");
+}
+
+}  // namespace
+}  // namespace ropewalk
