@@ -209,6 +209,17 @@ TEST(Damage, IsNamedWithPieceAndTensorsAndTheWayOut) {
                                                "take an older checkpoint by run.resume=" + folder / "c/step-00000050"));
 }
 
+TEST(Damage, IsFoundByVerifyAlsoWhereItWasReadBefore) {
+  const TemporaryFolder folder;
+  const std::string path = write(folder / "c", whole(tensors_of_all_kinds())), file = path + "/shard-00000.safetensors";
+  CheckpointReader reader(path);
+  reader.verify();
+  std::string bytes = content_of(file);
+  bytes.back() ^= 1;
+  set_content(file, bytes);
+  EXPECT_THAT(checkpoint_error([&] { reader.verify(); }), HasSubstr(file));
+}
+
 TEST(Damage, OfOneTensorLeavesTheOthersReadable) {
   const TemporaryFolder folder;
   const std::string path = write(folder / "c", whole(tensors_of_several_pieces())), file = path + "/shard-00000.safetensors";

@@ -1,0 +1,261 @@
+#include "parallel/context_parallel.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/tensor/philox.h"
+#include "tests/reference/context.h"
+#include "tests/support/finite_difference.h"
+#include "tests/support/ranks.h"
+
+namespace ropewalk {
+namespace {
+
+using reference::Begins;
+using testing::random_tensor;
+using testing::relative_error;
+using testing::world;
+
+constexpr int64_t kTokens = 24, kRows = 2;
+constexpr double kTolerance = 1e-12;
+
+// A microbatch of whole rows, dealt to the ranks of a group.
+struct Dealt {
+  Dealt(const Group& group, int64_t pieces, const Begins& documents)
+      : begins(documents),
+        batch{.layout = make_layout(documents, kTokens, group.rank(), group.size(), pieces, 0), .tokens_BS = {}, .targets_BS = {}},
+        cp{.group = group, .pieces = pieces} {}
+
+  Begins begins;
+  Microbatch batch;
+  ContextParallel cp;
+
+  Context context(Pass* pass = nullptr) const { return {.batch = batch, .cp = cp, .dtype = DType::kFloat64, .states = {}, .pass = pass}; }
+  const Layout& layout() const { return batch.layout; }
+  int64_t piece_length() const { return kTokens / (cp.group.size() * cp.pieces); }
+  // Of values by token [B, T, ..], this rank's.
+  Tensor tokens(const Tensor& whole) const { return local_tokens(whole, cp.group.rank(), cp.group.size(), cp.pieces); }
+  // Of values by piece [B, T / piece, ..], this rank's by entering value.
+  Tensor entering(const Tensor& whole) const {
+    Tensors mine;
+    for (int64_t row = 0; row < kRows; ++row)
+      for (int64_t j = 0; j < cp.pieces; ++j)
+        mine.push_back(whole.select(0, row).narrow(0, piece_of(cp.group.rank(), cp.group.size(), j), 1));
+    return concat(mine, 0);
+  }
+};
+
+Begins random_documents(uint64_t seed) {
+  const Philox random(seed, "documents");
+  Begins begins(kRows, {0});
+  for (int64_t row = 0; row < kRows; ++row)
+    for (int64_t t = 1; t < kTokens; ++t)
+      if (random.uniform(row * kTokens + t) < 0.05 * static_cast<double>(1 + seed % 5)) begins[row].push_back(t);
+  return begins;
+}
+
+std::vector<Begins> document_sets() {
+  std::vector<Begins> sets = {
+      {{0}, {0}},                                   // one document over all ranks
+      {{0, 2, 3, 4, 12, 17, 23}, {0, 11, 12, 13}},  // before, on and after a cut
+      {{0, 5, 6, 7, 19}, {0, 1, 2, 3, 9, 10}},      // documents of one token
+      {{0, 12}, {0, 6, 12, 18}},                    // nothing crosses a cut of two ranks, of four
+      {{0, 3, 6, 9, 12, 15, 18, 21}, {0, 22}},
+  };
+  for (uint64_t seed = 0; seed < 8; ++seed) sets.push_back(random_documents(seed));
+  return sets;
+}
+
+// Over one, two and four ranks, one and two pieces a rank and row.
+template <class Body>
+void for_each_dealing(const Body& body) {
+  const Group pair = world().split(world().rank() / 2);
+  for (const Group& group : {Group(), pair, world()})
+    for (const int64_t pieces : {1, 2})
+      for (const Begins& begins : document_sets()) {
+        SCOPED_TRACE(fmt::format("{} ranks, {} pieces, documents {}", group.size(), pieces, ::testing::PrintToString(begins)));
+        body(Dealt(group, pieces, begins));
+      }
+}
+
+TEST(EnterHalo, IsWhatStandsBeforeEachPiece) {
+  const Tensor whole = random_tensor({kRows, kTokens, 3}, 1);
+  for_each_dealing([&](const Dealt& dealt) {
+    for (const int64_t width : {1, 3, 5}) {  // pieces are as short as three
+      const Tensor d_halo = random_tensor({kRows, kTokens / dealt.piece_length(), width, 3}, 2);
+      const Tensor expected = dealt.entering(reference::halo(whole, dealt.begins, dealt.piece_length(), width));
+      Tape tape;
+      const Var halo = enter_halo(tape.input(dealt.tokens(whole)), width, dealt.context(), 0);
+      if (!halo) {
+        EXPECT_EQ(expected.to_vector<double>(), zeros_like(expected).to_vector<double>());
+        continue;
+      }
+      EXPECT_EQ(halo.data().to_vector<double>(), expected.to_vector<double>());
+      const Tensors dx = tape.backward({halo}, {dealt.entering(d_halo)});
+      const Tensor expected_dx = dealt.tokens(reference::halo(whole, dealt.begins, dealt.piece_length(), width, d_halo));
+      EXPECT_LT(relative_error(dx[0], expected_dx), kTolerance);
+    }
+  });
+}
+
+TEST(EnterHalo, TakesASliceOfAProjection) {
+  const Tensor whole = random_tensor({kRows, kTokens, 3}, 1);
+  const Dealt dealt(world(), 2, {{0, 4}, {0}});
+  const Tensor projection = concat({dealt.tokens(whole), dealt.tokens(whole)}, 2);
+  const Var halo = enter_halo(Var(projection.narrow(2, 3, 3)), 4, dealt.context(), 0);
+  EXPECT_EQ(halo.data().to_vector<double>(),
+            dealt.entering(reference::halo(whole, dealt.begins, dealt.piece_length(), 4)).to_vector<double>());
+}
+
+TEST(EnterHalo, IsEmptyWhereNothingCanEnter) {
+  const Var x = random_tensor({kRows, kTokens / 4, 3}, 1);
+  const int64_t before = world().bytes_sent();
+  EXPECT_FALSE(enter_halo(x, 0, Dealt(world(), 1, {{0}, {0}}).context(), 0));
+  EXPECT_FALSE(enter_halo(x, 3, Dealt(world(), 1, {{0, 6, 12, 18}, {0, 6, 12, 18}}).context(), 0));
+  EXPECT_EQ(world().bytes_sent(), before);
+}
+
+// A chunk a token, so that states can be told token by token: heads 2, states [1, 3].
+struct States {
+  Tensor decay, local;  // [B, T, H], [B, T, H, N]
+  Tensor d_entering = random_tensor({kRows, kTokens, 2, 3}, 5);
+
+  States() : decay(random_tensor({kRows, kTokens, 2}, 3)), local(random_tensor({kRows, kTokens, 2, 3}, 4)) {}
+  static Tensor chunks(const Dealt& dealt, const Tensor& whole) {
+    const Tensor mine = dealt.tokens(whole);
+    const int64_t chunks = mine.dim(0) * mine.dim(1);
+    return mine.reshape(mine.rank() == 3 ? Shape{chunks, 2} : Shape{chunks, 2, 1, 3});
+  }
+  static std::vector<int64_t> first_chunk(const Layout& layout) {
+    std::vector<int64_t> first;
+    for (const Run& run : layout.runs) first.push_back(run.row * layout.length + run.begin);
+    first.push_back(layout.rows * layout.length);
+    return first;
+  }
+};
+
+TEST(EnterState, IsTheScanOverWholeDocuments) {
+  const States states;
+  for_each_dealing([&](const Dealt& dealt) {
+    const auto expected = reference::state_scan(states.decay, states.local, dealt.begins, states.d_entering);
+    Tape tape;
+    const Var decay = tape.input(States::chunks(dealt, states.decay)), local = tape.input(States::chunks(dealt, states.local));
+    const Var h0 = enter_state({decay, local}, States::first_chunk(dealt.layout()), dealt.context(), 0);
+    EXPECT_LT(relative_error(h0.data(), States::chunks(dealt, expected.entering)), kTolerance);
+    const Tensors d = tape.backward({h0}, {States::chunks(dealt, states.d_entering)});
+    EXPECT_LT(relative_error(d[0], States::chunks(dealt, expected.d_decay), 1e-3), kTolerance);
+    EXPECT_LT(relative_error(d[1], States::chunks(dealt, expected.d_local)), kTolerance);
+  });
+}
+
+TEST(EnterState, SendsBytesThatDoNotDependOnTheLength) {
+  const Group group = world().split(0);
+  const Dealt dealt(group, 1, {{0}, {0}});
+  const auto bytes_for = [&](int64_t chunks) {  // of each run
+    const int64_t before = group.bytes_sent();
+    const SsdStates states{random_tensor({kRows * chunks, 2}, 1), random_tensor({kRows * chunks, 2, 3, 4}, 2)};
+    enter_state(states, {0, chunks, 2 * chunks}, dealt.context(), 0).data().raw();
+    return group.bytes_sent() - before;
+  };
+  EXPECT_GT(bytes_for(1), 0);
+  EXPECT_EQ(bytes_for(1), bytes_for(7));
+}
+
+TEST(EnterState, IsSilentWhereNothingCanEnter) {
+  const States states;
+  const Dealt dealt(world(), 1, {{0, 6, 12, 18}, {0, 6, 12, 18}});
+  const int64_t before = world().bytes_sent();
+  Tape tape;
+  const Var decay = tape.input(States::chunks(dealt, states.decay)), local = tape.input(States::chunks(dealt, states.local));
+  const Var h0 = enter_state({decay, local}, States::first_chunk(dealt.layout()), dealt.context(), 0);
+  tape.backward({h0}, {States::chunks(dealt, states.d_entering)});
+  EXPECT_EQ(world().bytes_sent(), before);
+}
+
+// The keys' values are the numbers of their tokens, [B, T, 1, 1].
+Tensor token_numbers() {
+  const Tensor numbers = Tensor::empty({kRows, kTokens, 1, 1}, DType::kFloat64);
+  for (int64_t i = 0; i < kRows * kTokens; ++i) numbers.data<double>()[i] = static_cast<double>(i);
+  return numbers;
+}
+
+std::vector<double> seen_by(const QueryRun& queries, int64_t query, const Tensor& k, const std::optional<int64_t>& window) {
+  const int64_t position = queries.position + query;
+  std::vector<double> seen;
+  for (const KeyRun& keys : queries.keys)
+    for (int64_t i = 0; i < keys.length; ++i) {
+      const int64_t at = keys.position + i;
+      if (at <= position && (!window || at > position - *window)) seen.push_back(k.data<double>()[keys.row * k.dim(1) + keys.begin + i]);
+    }
+  return seen;
+}
+
+TEST(EnterKeys, ShowsEachQueryItsDocumentSoFar) {
+  const Tensor numbers = token_numbers();
+  for_each_dealing([&](const Dealt& dealt) {
+    for (const std::optional<int64_t> window : {std::optional<int64_t>(), std::optional<int64_t>(4)}) {
+      const Tensor mine = dealt.tokens(numbers);
+      const KeyValues kv = enter_keys(mine, mine, window, dealt.context(), 0);
+      EXPECT_EQ(kv.k.data().to_vector<double>(), kv.v.data().to_vector<double>());
+      int64_t queries = 0;
+      for (const QueryRun& run : kv.spans)
+        for (int64_t i = 0; i < run.length; ++i, ++queries) {
+          const auto number = static_cast<int64_t>(mine.data<double>()[run.row * mine.dim(1) + run.begin + i]);
+          const int64_t token = number % kTokens, first = reference::begin_of_document(dealt.begins[run.row], token);
+          std::vector<double> expected;
+          for (int64_t t = window ? std::max(first, token - *window + 1) : first; t <= token; ++t)
+            expected.push_back(static_cast<double>(number - token + t));
+          EXPECT_EQ(seen_by(run, i, kv.k.data(), window), expected);
+        }
+      EXPECT_EQ(queries, kRows * dealt.layout().length);
+    }
+  });
+}
+
+TEST(EnterKeys, GivesEachRankWhatAllRanksOweItsKeys) {
+  for_each_dealing([&](const Dealt& dealt) {
+    const Shape shape{kRows, dealt.layout().length, 2, 3};
+    Tape tape;
+    const Var k = tape.input(random_tensor(shape, 1)), v = tape.input(random_tensor(shape, 2));
+    const KeyValues kv = enter_keys(k, v, {}, dealt.context(), 0);
+    const auto seed_of = [&](int rank, int which) { return random_tensor(kv.k.shape(), 10 * rank + which); };
+    const int rank = dealt.cp.group.rank();
+    const Tensors d = tape.backward({kv.k, kv.v}, {seed_of(rank, 0), seed_of(rank, 1)});
+    const bool gathered = kv.k.dim(1) > shape[1];
+    for (int which = 0; which < 2; ++which) {
+      const Tensor expected = gathered ? Tensor::zeros(shape, DType::kFloat64) : seed_of(rank, which);
+      for (int other = 0; gathered && other < dealt.cp.group.size(); ++other)
+        expected.add(seed_of(other, which).narrow(1, rank * shape[1], shape[1]));
+      EXPECT_LT(relative_error(d[which], expected), kTolerance);
+    }
+  });
+}
+
+TEST(Recompute, NeedsNoTrafficInTheReplay) {
+  const Group group = world().split(0);
+  const Dealt dealt(group, 2, {{0, 5}, {0}});
+  const States states;
+  const Tensor x = dealt.tokens(random_tensor({kRows, kTokens, 3}, 1));
+  const auto run = [&](Recompute policy) {
+    Tape tape;
+    const Vars inputs = {tape.input(States::chunks(dealt, states.decay)), tape.input(States::chunks(dealt, states.local)), tape.input(x)};
+    const Vars out = Tape::segment(
+        {}, inputs,
+        [&](const Vars& in, Pass& pass) {
+          const Context ctx = dealt.context(&pass);
+          return Vars{enter_halo(in[2], 4, ctx, 0), enter_state({in[0], in[1]}, States::first_chunk(dealt.layout()), ctx, 0)};
+        },
+        policy);
+    const Tensor h0 = out[1].data();
+    const int64_t in_forward = group.bytes_sent();
+    Tensors grads = tape.backward(out, {random_tensor(out[0].shape(), 7), States::chunks(dealt, states.d_entering)});
+    grads.push_back(h0);
+    return std::pair{grads, group.bytes_sent() - in_forward};
+  };
+  const auto [grads, bytes] = run(Recompute::kNone);
+  const auto [again, bytes_again] = run(Recompute::kFull);
+  EXPECT_EQ(bytes, bytes_again);
+  for (size_t i = 0; i < grads.size(); ++i) EXPECT_EQ(again[i].to_vector<double>(), grads[i].to_vector<double>());
+}
+
+}  // namespace
+}  // namespace ropewalk
