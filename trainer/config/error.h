@@ -1,0 +1,25 @@
+// Where a value of the configuration was given, and the one-line error that points there.
+#pragma once
+
+#include "kernels/error.h"
+
+namespace ropewalk {
+
+struct Where {
+  std::string file;  // empty: the command line
+  int line = 0;
+
+  std::string text() const { return file.empty() ? "command line" : fmt::format("{}:{}", file, line); }
+  // "line 17" where both are in one file.
+  std::string seen_from(const Where& other) const { return file.empty() || file != other.file ? text() : fmt::format("line {}", line); }
+  bool operator==(const Where&) const = default;
+};
+
+// Wrong configuration or arguments: exit code 2.
+struct ConfigError : Error {
+  explicit ConfigError(const std::string& message) : Error(2, message) {}
+  ConfigError(const Where& where, const std::string& key, const std::string& message)
+      : Error(2, fmt::format("{}: {}{}{}", where.text(), key, key.empty() ? "" : ": ", message)) {}
+};
+
+}  // namespace ropewalk

@@ -1,0 +1,139 @@
+// From the number of ranks to the mesh: every size that a degree must divide is checked here, and nowhere else.
+#include <algorithm>
+#include <set>
+
+#include "trainer/config/config.h"
+#include "trainer/config/words.h"
+
+namespace ropewalk {
+namespace {
+
+// A size that a degree cuts. Where `replicates`, more ranks than units are fine too, as long as each unit falls to equally many.
+struct Cut {
+  std::string name;  // the key, or an expression of keys
+  std::string key;
+  int64_t size;
+  bool replicates = false;
+
+  bool fits(int64_t degree) const { return size % degree == 0 || (replicates && degree % size == 0); }
+};
+
+class MeshResolver {
+ public:
+  MeshResolver(const Config& config, int ranks) : config_(config), options_(config.options), mesh_(options_.parallel), ranks_(ranks) {}
+
+  Degrees resolve() const {
+    expect_fit("parallel.context_runs", mesh_.context_runs, context_run_cuts());
+    expect_fit("parallel.context", mesh_.context, context_cuts());
+    expect_fit("parallel.tensor", mesh_.tensor, tensor_cuts());
+    check_pipeline();
+    const Degrees degrees{.pipeline = mesh_.pipeline, .data = data_ranks(), .context = mesh_.context, .tensor = mesh_.tensor};
+    check_batch(degrees.data);
+    return degrees;
+  }
+
+ private:
+  std::string place_of(const std::string& key, const std::string& reader) const {
+    return config_.given(key) ? config_.where(key).seen_from(config_.where(reader)) : "by default";
+  }
+
+  void expect_fit(const std::string& key, int64_t degree, const std::vector<Cut>& cuts) const {
+    for (const Cut& cut : cuts) {
+      if (cut.fits(degree)) continue;
+      throw config_.error(key, "expected a divisor {}of {} ({}, {}), given {}; try {}", cut.replicates ? "or a multiple " : "", cut.name,
+                          cut.size, place_of(cut.key, key), degree, join_or(words_of(fitting_degrees(cuts))));
+    }
+  }
+
+  std::vector<int64_t> fitting_degrees(const std::vector<Cut>& cuts) const {
+    std::vector<int64_t> degrees;
+    for (int degree = 1; degree <= ranks_; ++degree)
+      if (ranks_ % degree == 0 && std::all_of(cuts.begin(), cuts.end(), [&](const Cut& cut) { return cut.fits(degree); }))
+        degrees.push_back(degree);
+    return degrees;
+  }
+
+  std::vector<Cut> context_run_cuts() const {
+    if (options_.data.seq_len == 0) return {};
+    return {{"data.seq_len", "data.seq_len", options_.data.seq_len}};
+  }
+
+  std::vector<Cut> context_cuts() const {
+    if (options_.data.seq_len == 0) return {};
+    const char* const name = mesh_.context_runs == 1 ? "data.seq_len" : "data.seq_len / parallel.context_runs";
+    return {{name, "data.seq_len", options_.data.seq_len / mesh_.context_runs}};
+  }
+
+  std::vector<Cut> tensor_cuts() const {
+    std::vector<Cut> cuts;
+    for (const std::string& name : blocks_in_use()) add_cuts("model.blocks." + name, options_.model.blocks.at(name), cuts);
+    if (mesh_.sequence && options_.data.seq_len > 0) {
+      const char* const name = mesh_.context == 1 ? "data.seq_len" : "data.seq_len / parallel.context";
+      cuts.push_back({name, "data.seq_len", options_.data.seq_len / mesh_.context});
+    }
+    return cuts;
+  }
+
+  std::set<std::string> blocks_in_use() const {
+    std::set<std::string> names;
+    for (const auto& layer : options_.model.layers) names.insert(layer.begin(), layer.end());
+    for (const std::string& name : std::set(names))
+      if (const auto* parallel = std::get_if<ParallelOptions>(&options_.model.blocks.at(name)))
+        names.insert(parallel->branches.begin(), parallel->branches.end());
+    return names;
+  }
+
+  static void add_cuts(const std::string& block, const BlockOptions& options, std::vector<Cut>& cuts) {
+    const auto add = [&](const char* key, int64_t size, bool replicates = false) {
+      cuts.push_back({block + key, block + key, size, replicates});
+    };
+    if (const auto* mamba = std::get_if<Mamba2Options>(&options)) {
+      add(".heads", mamba->heads);
+      add(".groups", mamba->groups, true);
+    } else if (const auto* attention = std::get_if<AttentionBlockOptions>(&options)) {
+      add(".heads", attention->heads);
+      add(".kv_heads", attention->kv_heads, true);
+    } else if (const auto* mlp = std::get_if<MlpOptions>(&options)) {
+      add(".hidden", mlp->hidden);
+    }
+  }
+
+  void check_pipeline() const {
+    size_t sub_layers = 0;
+    for (const auto& layer : options_.model.layers) sub_layers += layer.size();
+    if (static_cast<size_t>(mesh_.pipeline) <= sub_layers) return;
+    throw config_.error("parallel.pipeline", "expected at most {} stages (a sub-layer of model.layout each, {}), given {}", sub_layers,
+                        place_of("model.layout", "parallel.pipeline"), mesh_.pipeline);
+  }
+
+  int data_ranks() const {
+    const double others = double(mesh_.pipeline) * mesh_.context * mesh_.tensor;  // of any size: an int could overflow
+    const std::string product = fmt::format("pipeline {} x context {} x tensor {}", mesh_.pipeline, mesh_.context, mesh_.tensor);
+    if (others > ranks_ || ranks_ % static_cast<int>(others) != 0)
+      throw config_.error("parallel", "expected degrees whose product divides the number of ranks ({}), given {} = {}", ranks_, product,
+                          others);
+    const int left = ranks_ / static_cast<int>(others);
+    if (mesh_.data && *mesh_.data != left)
+      throw config_.error("parallel.data", "expected {} ({} ranks / {}), given {}", left, ranks_, product, *mesh_.data);
+    return left;
+  }
+
+  void check_batch(int64_t data) const {
+    const int64_t batch = options_.train.batch, unit = data * options_.train.micro_batch, below = batch / unit * unit;
+    if (batch == below) return;  // also where no batch is given
+    throw config_.error("train.batch", "expected a multiple of {} (data {} x train.micro_batch {}, {}), given {}; try {}", unit, data,
+                        options_.train.micro_batch, place_of("train.micro_batch", "train.batch"), batch,
+                        below == 0 ? fmt::format("{}", unit) : fmt::format("{} or {}", below, below + unit));
+  }
+
+  const Config& config_;
+  const Options& options_;
+  const MeshOptions& mesh_;
+  int ranks_;
+};
+
+}  // namespace
+
+Degrees resolve_mesh(const Config& config, int ranks) { return MeshResolver(config, ranks).resolve(); }
+
+}  // namespace ropewalk

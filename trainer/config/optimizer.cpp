@@ -1,0 +1,114 @@
+// The section `optimizer`: what a group does not say is the optimizer's.
+#include <algorithm>
+#include <cmath>
+
+#include "trainer/config/sections.h"
+
+namespace ropewalk {
+namespace {
+
+// Steps, or a share of the run.
+constexpr NumberRange kSpan{"a whole number of steps, or a share of the run below 1",
+                            [](double x) { return x >= 0 && (x < 1 || x == std::floor(x)); }};
+
+// Says whether what is left out gets its default, or stays what it is (inherited) and unsaid.
+enum class Unsaid { kDefault, kInherit };
+
+void read_number(const Node& node, const NumberRange& range, Unsaid unsaid, double& value) {
+  if (unsaid == Unsaid::kDefault) {
+    value = node.number(range, value);
+  } else if (node.given()) {
+    value = node.number(range);
+  }
+}
+
+void read_type(const Node& node, Unsaid unsaid, ScheduleOptions& schedule) {
+  const Choices<ScheduleOptions::Type> types = {
+      {"constant", ScheduleOptions::kConstant}, {"cosine", ScheduleOptions::kCosine}, {"wsd", ScheduleOptions::kWsd}};
+  if (node.given() || unsaid == Unsaid::kDefault) schedule.type = node.choice(types, std::optional(schedule.type));
+}
+
+void read_shape(const Node& node, Unsaid unsaid, ScheduleOptions& schedule) {
+  const Choices<ScheduleOptions::Shape> shapes = {
+      {"sqrt", ScheduleOptions::kSqrt}, {"linear", ScheduleOptions::kLinear}, {"cosine", ScheduleOptions::kCosineDecay}};
+  if (node.given() || unsaid == Unsaid::kDefault) schedule.shape = node.choice(shapes, std::optional(schedule.shape));
+}
+
+// A named type starts from that type's defaults; without one the inherited schedule is changed.
+void read_schedule(const Node& node, Unsaid unsaid, ScheduleOptions& schedule) {
+  if (!node.given() && unsaid == Unsaid::kInherit) return;
+  const bool named = node["type"].given();
+  if (named) {
+    schedule = {};
+    unsaid = Unsaid::kDefault;
+  }
+  read_type(node["type"], unsaid, schedule);
+  read_number(node["warmup"], kSpan, unsaid, schedule.warmup);
+  read_number(node["decay"], kSpan, unsaid, schedule.decay);
+  read_number(node["final"], kUpToOne, unsaid, schedule.final);
+  read_shape(node["shape"], unsaid, schedule);
+  if (!named && schedule.type == ScheduleOptions::kConstant) {
+    for (const char* key : {"decay", "final", "shape"})
+      if (node[key].given()) throw node[key].error("a constant schedule has none; name the type, cosine or wsd");
+  }
+}
+
+void read_betas(const Node& node, Unsaid unsaid, OptimizerValues& values) {
+  if (!node.given() && unsaid == Unsaid::kInherit) return;
+  const std::vector<double> betas = node.numbers(kBelowOne, {values.beta1, values.beta2});
+  values.beta1 = betas[0];
+  values.beta2 = betas[1];
+}
+
+void read_values(const Node& node, Unsaid unsaid, OptimizerValues& values) {
+  read_number(node["lr"], kNotNegative, Unsaid::kInherit, values.lr);  // has no default
+  read_betas(node["betas"], unsaid, values);
+  read_number(node["eps"], kPositive, unsaid, values.eps);
+  read_number(node["weight_decay"], kNotNegative, unsaid, values.weight_decay);
+  read_schedule(node["schedule"], unsaid, values.schedule);
+}
+
+template <class T, size_t n>
+std::vector<T> read_names(const Node& node, const T (&all)[n]) {
+  Choices<T> choices;
+  for (const T value : all) choices.emplace_back(name_of(value), value);
+  std::vector<T> values;
+  for (const Node& item : node.item_or_items()) values.push_back(item.choice(choices));
+  return values;
+}
+
+OptimizerGroup read_group(const Node& node, const OptimizerValues& inherited) {
+  OptimizerGroup group;
+  group.name = node["name"].text();
+  group.values = inherited;
+  const Node match = node["match"];
+  group.kinds = read_names(match["kind"], kKinds);
+  group.roles = read_names(match["role"], kRoles);
+  if (group.kinds.empty() && group.roles.empty()) throw match.error("expected a kind, a role or both");
+  read_values(node, Unsaid::kInherit, group.values);
+  group.values.decay_all = node["weight_decay"].given();
+  return group;
+}
+
+void refuse_name(const Node& node, const std::string& name, const std::vector<OptimizerGroup>& groups) {
+  if (name == "default") throw node.error("default is what no group matches; give this group another name");
+  if (std::any_of(groups.begin(), groups.end(), [&](const OptimizerGroup& group) { return group.name == name; }))
+    throw node.error(fmt::format("{} is the name of another group", name));
+}
+
+}  // namespace
+
+OptimizerOptions read_optimizer(const Node& node) {
+  OptimizerOptions optimizer;
+  optimizer.type =
+      node["type"].choice<OptimizerOptions::Type>({{"adamw", OptimizerOptions::kAdamW}, {"sgd", OptimizerOptions::kSgd}}, optimizer.type);
+  read_values(node, Unsaid::kDefault, optimizer.values);
+  for (const Node& item : node["groups"].items()) {
+    const OptimizerGroup group = read_group(item, optimizer.values);
+    refuse_name(item["name"], group.name, optimizer.groups);
+    optimizer.groups.push_back(group);
+  }
+  return optimizer;
+}
+
+}  // namespace ropewalk
