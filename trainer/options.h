@@ -16,8 +16,8 @@ struct ScheduleOptions {
   enum Type { kConstant, kCosine, kWsd } type = kConstant;
   enum Shape { kSqrt, kLinear, kCosineDecay } shape = kSqrt;  // of WSD's decay
   double warmup = 0;
-  double decay = 0.2;   // WSD: length of the last phase
-  double final = 0;     // cosine, WSD: the last LR as a share of the peak
+  double decay = 0.2;  // WSD: length of the last phase
+  double final = 0;    // cosine, WSD: the last LR as a share of the peak
   bool operator==(const ScheduleOptions&) const = default;
 };
 

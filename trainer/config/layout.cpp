@@ -32,6 +32,7 @@ std::map<char, std::string> one_character_names(const Blocks& blocks) {
 
 Layers spell(const Node& node, const std::map<char, std::string>& symbols) {
   std::vector<std::string> known;
+  known.reserve(symbols.size());
   for (const auto& [character, name] : symbols) known.push_back({character});
   Layers layers;
   for (const char symbol : node.text()) {
