@@ -10,6 +10,7 @@
 #include "kernels/tensor/allocator.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/checkpoint_writer.h"
+#include "trainer/config/words.h"
 #include "trainer/logging.h"
 
 namespace ropewalk {
@@ -81,7 +82,7 @@ void Trainer::check_resumable(const CheckpointReader& reader, const std::string&
   const bool branch = options_.run.resume == "branch";
   const auto changes = changes_that_need_branch(parse_config(meta.config, folder, {}), config_);
   if (!changes.empty() && !branch)
-    throw config_.error("run.resume", "{} differs in {}; run.resume=branch goes on all the same", folder, fmt::join(changes, ", "));
+    throw config_.error("run.resume", "{} differs in {}; run.resume=branch goes on all the same", folder, join(changes, ", "));
   const std::string digest = fmt::format("{:016x}", sequences_.documents().digest());
   if (!branch && meta.notes.at("data") != digest)
     throw DataError(fmt::format("{}: is not the text that {} was trained on (digest {}, then {}); run.resume=branch goes on all the same",

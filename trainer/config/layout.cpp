@@ -32,6 +32,7 @@ std::map<char, std::string> one_character_names(const Blocks& blocks) {
 
 Layers spell(const Node& node, const std::map<char, std::string>& symbols) {
   std::vector<std::string> known;
+  known.reserve(symbols.size());
   for (const auto& [character, name] : symbols) known.push_back({character});
   Layers layers;
   for (const char symbol : node.text()) {
@@ -77,10 +78,14 @@ enum class Placement { kEven, kFirst, kLast, kMiddle };
 // The layer of the j-th of k minority layers.
 int64_t place(Placement placement, int64_t j, int64_t k, int64_t layers) {
   switch (placement) {
-    case Placement::kEven: return (2 * j + 1) * layers / (2 * k);  // floor((j + 1/2) layers / k)
-    case Placement::kFirst: return j;
-    case Placement::kLast: return layers - k + j;
-    case Placement::kMiddle: return (layers - k) / 2 + j;
+    case Placement::kEven:
+      return (2 * j + 1) * layers / (2 * k);  // floor((j + 1/2) layers / k)
+    case Placement::kFirst:
+      return j;
+    case Placement::kLast:
+      return layers - k + j;
+    case Placement::kMiddle:
+      return (layers - k) / 2 + j;
   }
   return 0;
 }
