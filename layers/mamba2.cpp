@@ -45,8 +45,12 @@ void Mamba2::declare(Declarations& declarations, const std::string& name) {
                                    projection("C", bc, by_group), projection("dt", options_.heads, by_head)});
   conv_weight_ = conv("conv", Role::kConv);
   conv_bias_ = conv("conv_bias", Role::kBias);
-  a_log_ = declarations.declare(part("A_log", {options_.heads}, Role::kALog, a, by_head));
-  dt_bias_ = declarations.declare(part("dt_bias", {options_.heads}, Role::kDtBias, dt, by_head));
+  const auto read_twice = [](ParameterSpec spec) {  // by chunk states and chunk outputs
+    spec.reads = 2;
+    return spec;
+  };
+  a_log_ = declarations.declare(read_twice(part("A_log", {options_.heads}, Role::kALog, a, by_head)));
+  dt_bias_ = declarations.declare(read_twice(part("dt_bias", {options_.heads}, Role::kDtBias, dt, by_head)));
   d_skip_ = declarations.declare(part("D", {options_.heads}, Role::kD, one, by_head));
   norm_weight_ = declarations.declare(part("norm", {inner}, Role::kNorm, one, by_head));
   out_proj_ = declarations.declare(

@@ -52,7 +52,7 @@ Var Declarations::declare(const std::string& storage, std::vector<ParameterSpec>
     known->parts = std::move(parts);
     all_.push_back(known);
   }
-  ++known->uses[stage_];
+  known->uses[stage_] += known->parts.front().reads;
   return Var(known->leaf);
 }
 

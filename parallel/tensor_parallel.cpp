@@ -50,6 +50,18 @@ Tensor product(const Tensor& x, const Tensor& y) {
 
 }  // namespace
 
+Group TensorParallel::sharing(int ranks) const {
+  if (ranks == 1) return Group();
+  return ranks == group.size() ? group : neighbours.at(ranks);
+}
+
+TensorParallel make_tensor_parallel(const Group& group, bool sequence) {
+  TensorParallel tp{.group = group, .sequence = sequence, .neighbours = {}};
+  for (int n = 2; n < group.size(); ++n)
+    if (group.size() % n == 0) tp.neighbours[n] = group.split(group.rank() / n);
+  return tp;
+}
+
 Var tp_enter(const Var& x_BSD, const TensorParallel& tp) {
   const Group group = tp.group;
   if (group.size() == 1) return x_BSD;
