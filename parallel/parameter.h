@@ -54,8 +54,8 @@ struct ParameterSpec {
   Shape shape;       // global
   Kind kind = Kind::kStack;
   Role role = Role::kWeight;
-  Init init;
-  std::optional<Split> split;
+  Init init{};
+  std::optional<Split> split{};
   // For an unsplit parameter: its copies on the tensor ranks get addends of the gradient, not equal gradients, because each sees only its
   // slice of the sequence or its heads. (The copies of a replicated block always do.)
   bool owed_over_tensor = false;
