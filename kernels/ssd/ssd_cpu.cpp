@@ -1,18 +1,17 @@
-#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "kernels/matmul/tile.h"
 #include "kernels/ssd/ssd.h"
-#include "kernels/tensor/math.h"
+#include "kernels/ssd/ssd_leaves.h"
 #include "kernels/tensor/parallel_for.h"
-#include "kernels/tensor/vectorized.h"
 
 // A task is one chunk of one group of heads; its operands are copied into scratch of the wide type that stays in the second cache.
 // Letters below: L tokens of the chunk, P width of a head, N size of the state, cum_i = sum_{t <= i} a_t inside the chunk.
 namespace ropewalk {
 namespace {
 
-constexpr int64_t kBlock = 32;  // tokens: the square scores of a chunk are made this many rows at a time, in rows of whole blocks
+using namespace ssd;
 
 int64_t padded(int64_t tokens) { return (tokens + kBlock - 1) / kBlock * kBlock; }
 
@@ -26,136 +25,13 @@ struct Heads {
   int64_t row, token, head;
 };
 
-// ---- leaves -------------------------------------------------------------------------------------------------------------------------
-
-// g++ keeps a bfloat16 made right in a vectorized loop as a private array, and the loop scalar; behind a call it vectorizes.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = static_cast<T>(value);
-}
-
-// to[i, :] = from[i, :]
-template <class T>
-ROPEWALK_VECTORIZED void load_rows(int64_t rows, int64_t width, const T* from, int64_t stride, Wide<T>* to) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < width; j += kLine) __builtin_prefetch(from + i * stride + width + j, 0, 2);
-    for (int64_t j = 0; j < width; ++j) to[i * width + j] = static_cast<Wide<T>>(from[i * stride + j]);
-  }
-}
-
-// to[i, :] = from[i, :]
-template <class T>
-ROPEWALK_VECTORIZED void store_rows(int64_t rows, int64_t width, const Wide<T>* from, T* to, int64_t stride) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < width; j += kLine) __builtin_prefetch(to + i * stride + width + j, 1, 2);
-    for (int64_t j = 0; j < width; ++j) store(to + i * stride + j, from[i * width + j]);
-  }
-}
-
-// to[i, :] = scale[i] * from[i, :]; to may be from.
-template <class W>
-ROPEWALK_VECTORIZED void scale_rows(int64_t rows, int64_t width, const W* scale, const W* from, W* to) {
-  for (int64_t i = 0; i < rows; ++i)
-#pragma omp simd
-    for (int64_t j = 0; j < width; ++j) to[i * width + j] = scale[i] * from[i * width + j];
-}
-
-// to[i, :] = base[i, :] + scale[i] * from[i, :], where base and to share a stride.
-template <class T>
-ROPEWALK_VECTORIZED void add_scaled_rows(int64_t rows, int64_t width, const Wide<T>* scale, const Wide<T>* from, const Wide<T>* base, T* to,
-                                         int64_t stride) {
-  for (int64_t i = 0; i < rows; ++i)
-#pragma omp simd
-    for (int64_t j = 0; j < width; ++j) store(to + i * stride + j, base[i * stride + j] + scale[i] * from[i * width + j]);
-}
-
-// to[i] = <x[i, :], y[i, :]>
-template <class W>
-ROPEWALK_VECTORIZED void dot_rows(int64_t rows, int64_t width, const W* x, const W* y, W* to) {
-  for (int64_t i = 0; i < rows; ++i) {
-    W sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < width; ++j) sum += x[i * width + j] * y[i * width + j];
-    to[i] = sum;
-  }
-}
-
-// x becomes softplus(x).
-template <class W>
-ROPEWALK_VECTORIZED void softplus_row(int64_t n, W* x) {
-  for (int64_t i = 0; i < n; ++i) x[i] = softplus(x[i]);
-}
-
-// d becomes d * sigmoid(x).
-template <class W>
-ROPEWALK_VECTORIZED void softplus_backward_row(int64_t n, const W* x, W* d) {
-  for (int64_t i = 0; i < n; ++i) d[i] *= sigmoid(x[i]);
-}
-
-// to[i] = exp(last - cum[i])
-template <class W>
-ROPEWALK_VECTORIZED void decay_until(int64_t n, double last, const double* cum, W* to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = fast_exp(static_cast<W>(last - cum[i]));
-}
-
-// to[i] = exp(cum[i])
-template <class W>
-ROPEWALK_VECTORIZED void decay_since_start(int64_t n, const double* cum, W* to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = fast_exp(static_cast<W>(cum[i]));
-}
-
-// decay[i - first, j] = exp(cum_i - cum_j) for rows i in [first, first + rows) and columns j <= i; 0 for j > i up to first + kBlock.
-// Left of the diagonal block the exponential is a product over the block's border: both factors are at most 1. Inside it differences are
-// masked before they are raised, so that nothing overflows. `before` is scratch for `first` values.
-template <class W>
-ROPEWALK_VECTORIZED void decay_block(int64_t first, int64_t rows, const double* cum, W* before, W* decay, int64_t stride) {
-  for (int64_t j = 0; j < first; ++j) before[j] = fast_exp(static_cast<W>(cum[first] - cum[j]));
-  for (int64_t i = 0; i < rows; ++i) {
-    const double cum_i = cum[first + i];
-    const W after = fast_exp(static_cast<W>(cum_i - cum[first]));
-    W* row = decay + i * stride;
-    for (int64_t j = 0; j < first; ++j) row[j] = after * before[j];
-    for (int64_t j = 0; j < kBlock; ++j) row[first + j] = fast_exp(j <= i ? static_cast<W>(cum_i - cum[first + j]) : W(-1e30));
-  }
-}
-
-// decay[i, j] *= scores[i, j] * dt[j]
-template <class W>
-ROPEWALK_VECTORIZED void weigh_scores(int64_t rows, int64_t columns, int64_t stride, const W* scores, const W* dt, W* decay) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) decay[i * stride + j] *= scores[i * stride + j] * dt[j];
-}
-
-// The way back through m_ij = scores_ij decay_ij dt_j, for the block of rows whose diagonal begins at column `first`. Adds to d_scores;
-// to d_step_j and d_cum_i what pairs j < i owe them (the diagonal's decay is 1 whatever the steps are, and its share would only cancel);
-// turns decay into m.
-template <class W>
-ROPEWALK_VECTORIZED void weigh_scores_backward(int64_t first, int64_t rows, int64_t stride, const W* d_m, const W* scores, const W* step,
-                                               W* decay, W* d_scores, W* d_step, W* d_cum) {
-  for (int64_t i = 0; i < rows; ++i) {
-    W row_sum = 0;
-#pragma omp simd reduction(+ : row_sum)
-    for (int64_t j = 0; j < first + kBlock; ++j) {
-      const int64_t at = i * stride + j;
-      const W weight = decay[at] * step[j], through = j < first + i ? d_m[at] * scores[at] * decay[at] : W(0);
-      d_scores[at] += d_m[at] * weight;
-      d_step[j] += through;
-      row_sum += through * step[j];
-      decay[at] = scores[at] * weight;
-    }
-    d_cum[i] += row_sum;
-  }
-}
-
-// ---- what both ops share ------------------------------------------------------------------------------------------------------------
-
 template <class W>
 struct Scratch {
-  explicit Scratch(int64_t count) : storage(Tensor::empty({count}, dtype_of<W>())), data(storage.data<W>()) {}
+  explicit Scratch(int64_t size) : count(size), storage(Tensor::empty({size}, dtype_of<W>())), data(storage.data<W>()) {}
   operator W*() const { return data; }
+  void zero() const { std::fill_n(data, count, W(0)); }
 
+  int64_t count;
   Tensor storage;
   W* data;
 };
@@ -299,7 +175,7 @@ void states_backward(const SsdStatesBackward& args) {
     const Scratch<W> b(L * N), v(L * P), step(padded(L)), until_end(L), weight(L), d_weight(L), d_step(L), d_cum(L);
     const Scratch<W> d_local_t(N * P), d_weighted(L * P), d_b(L * N);
     load_rows(L, N, in.b.at(chunk, group), in.b.token, b.data);
-    std::fill_n(d_b.data, L * N, W(0));
+    d_b.zero();
     for (int64_t h = in.first_head(group); h < in.first_head(group + 1); ++h) {
       const W* d_sum = d_local + (index * in.heads + h) * P * N;
       in.steps(chunk, h, step, cum);
@@ -308,8 +184,8 @@ void states_backward(const SsdStatesBackward& args) {
       load_rows(L, P, in.v.at(chunk, h), in.v.token, v.data);
 
       // local = sum_j (weight_j v_j) b_j^T
-      tile::transpose(P, N, d_sum, N, d_local_t.data, P);
-      std::fill_n(d_weighted.data, L * P, W(0));
+      transpose_state(P, N, d_sum, d_local_t.data);
+      d_weighted.zero();
       tile::multiply_add(L, P, N, tile::Matrix<W>{b, N}, d_local_t.data, P, d_weighted.data, P);
       dot_rows(L, P, v.data, d_weighted.data, d_weight.data);
       scale_rows(L, P, weight.data, d_weighted.data, d_weighted.data);
@@ -367,7 +243,7 @@ struct GroupScores {
     load_rows(chunk.length, in.state, in.b.at(chunk, group), in.b.token, b.data);
     load_rows(chunk.length, in.state, c_heads.at(chunk, group), c_heads.token, c.data);
     transpose_padded(chunk.length, in.state, b.data, b_t.data);
-    std::fill_n(scores.data, chunk.length * stride, W(0));
+    scores.zero();
     for_each_block(chunk.length, [&](const Block& block) {
       tile::multiply_add(block.rows, block.columns, in.state, tile::Matrix<W>{c + block.first * in.state, in.state}, b_t.data, stride,
                          scores + block.first * stride, stride);
@@ -425,88 +301,132 @@ void add_outputs_of_entering(const SsdOutputsForward& args, const Tensor& inside
     for (int64_t h = in.first_head(group); h < in.first_head(group + 1); ++h) {
       in.steps(chunk, h, step, cum);
       decay_since_start(L, cum.data, since_start.data);
-      tile::transpose(P, N, h0 + (index * in.heads + h) * P * N, N, h0_t.data, P);
-      std::fill_n(sum.data, L * P, W(0));
+      transpose_state(P, N, h0 + (index * in.heads + h) * P * N, h0_t.data);
+      sum.zero();
       tile::multiply_add(L, P, N, tile::Matrix<W>{c, N}, h0_t.data, P, sum.data, P);
       add_scaled_rows(L, P, since_start.data, sum.data, y_inside.at(chunk, h), y.at(chunk, h), y.token);
     }
   });
 }
 
+// One task of backward: a chunk of a group, whose heads are taken in order.
+template <class T>
+class OutputsBackward {
+ public:
+  using W = Wide<T>;
+
+  // What all tasks share.
+  struct Launch {
+    explicit Launch(const SsdOutputsBackward& args)
+        : in(args.in),
+          c(args.in.c),
+          dy(args.dy),
+          dv(args.gradients.v),
+          d_raw(args.gradients.dt),
+          db(args.gradients.b),
+          dc(args.gradients.c),
+          d_skip(args.in.d_skip.data<W>()),
+          h0(args.h0 ? args.h0.data<W>() : nullptr),
+          d_h0(args.d_h0 ? args.d_h0.data<W>() : nullptr),
+          partials(static_cast<int64_t>(in.chunks.size()), in.heads) {}
+
+    Operands<T> in;
+    Heads<T> c, dy, dv, d_raw, db, dc;
+    const W *d_skip, *h0;
+    W* d_h0;
+    ParameterPartials<W> partials;
+  };
+
+  OutputsBackward(const Launch& launch, const SsdChunk& chunk, int64_t index, int64_t group)
+      : all_(launch), chunk_(chunk), index_(index), group_(group), shared_(launch.in, launch.c, chunk, group) {
+    d_scores_.zero();
+    db_.zero();
+    dc_.zero();
+  }
+
+  void head(int64_t h) {
+    all_.in.steps(chunk_, h, step_, cum_);
+    load_rows(L, P, all_.in.v.at(chunk_, h), all_.in.v.token, v_.data);
+    load_rows(L, P, all_.dy.at(chunk_, h), all_.dy.token, dy_.data);
+    d_step_.zero();
+    d_cum_.zero();
+    inside(h);
+    if (all_.h0) entering(h);
+    steps_backward(all_.in, chunk_, index_, h, step_.data, d_step_.data, d_cum_.data, all_.d_raw, all_.partials);
+  }
+
+  // b and c get what the scores owe them once for all heads.
+  void finish() {
+    for_each_block(L, [&](const Block& block) {
+      const tile::Matrix<W> d_rows{d_scores_ + block.first * stride_, stride_};
+      tile::multiply_add(block.rows, N, block.seen, d_rows, shared_.b.data, N, dc_ + block.first * N, N);
+      tile::multiply_add(block.seen, N, block.rows, d_rows.transposed(), shared_.c + block.first * N, N, db_.data, N);
+    });
+    store_rows(L, N, db_.data, all_.db.at(chunk_, group_), all_.db.token);
+    store_rows(L, N, dc_.data, all_.dc.at(chunk_, group_), all_.dc.token);
+  }
+
+ private:
+  // y_i = sum_{j <= i} m_ij v_j + d_skip v_i with m_ij = scores_ij exp(cum_i - cum_j) dt_j
+  void inside(int64_t h) {
+    transpose_padded(L, P, v_.data, v_t_.data);
+    std::fill_n(skip_.data, L, all_.d_skip[h]);
+    scale_rows(L, P, skip_.data, dy_.data, dv_.data);
+    for_each_block(L, [&](const Block& block) {
+      const W* dy_rows = dy_ + block.first * P;
+      d_m_.zero();
+      tile::multiply_add(block.rows, block.columns, P, tile::Matrix<W>{dy_rows, P}, v_t_.data, stride_, d_m_.data, stride_);
+      // m_ii = scores_ii dt_i, whatever cum is: the diagonal's share of d_cum would only cancel. The rest of it comes below.
+      for (int64_t i = 0; i < block.rows; ++i) dy_v_[block.first + i] = std::exchange(d_m_[i * stride_ + block.first + i], W(0));
+      decay_block(block.first, block.rows, cum_.data, before_.data, m_.data, stride_);
+      weigh_scores_backward(block.rows, block.columns, stride_, d_m_.data, shared_.scores + block.first * stride_, step_.data, m_.data,
+                            d_scores_ + block.first * stride_, d_step_.data, d_cum_ + block.first);
+      tile::multiply_add(block.seen, P, block.rows, tile::Matrix<W>{m_, stride_}.transposed(), dy_rows, P, dv_.data, P);
+    });
+    store_rows(L, P, dv_.data, all_.dv.at(chunk_, h), all_.dv.token);
+    W d_skip = 0;
+    for (int64_t j = 0; j < L; ++j) {
+      d_cum_[j] -= d_step_[j] * step_[j];
+      d_step_[j] += dy_v_[j] * shared_.scores[j * stride_ + j];
+      d_scores_[j * stride_ + j] += dy_v_[j] * step_[j];
+      d_skip += dy_v_[j];
+    }
+    all_.partials.d_skip[index_ * all_.in.heads + h] = d_skip;
+  }
+
+  // y_i += exp(cum_i) h0 c_i
+  void entering(int64_t h) {
+    const int64_t at = (index_ * all_.in.heads + h) * P * N;
+    decay_since_start(L, cum_.data, since_start_.data);
+    scale_rows(L, P, since_start_.data, dy_.data, dy_.data);
+    d_state_.zero();
+    tile::multiply_add(L, N, P, tile::Matrix<W>{dy_, P}, all_.h0 + at, N, d_state_.data, N);
+    entering_backward(L, N, d_state_.data, shared_.c.data, dc_.data, d_cum_.data);
+    if (!all_.d_h0) return;
+    std::fill_n(all_.d_h0 + at, P * N, W(0));
+    tile::multiply_add(P, N, L, tile::Matrix<W>{dy_, P}.transposed(), shared_.c.data, N, all_.d_h0 + at, N);
+  }
+
+  const Launch& all_;
+  const SsdChunk& chunk_;
+  const int64_t index_, group_;
+  const GroupScores<T> shared_;
+  const int64_t L = chunk_.length, P = all_.in.width, N = all_.in.state, stride_ = shared_.stride;
+  const Scratch<double> cum_{stride_};
+  const Scratch<W> step_{stride_}, before_{stride_}, since_start_{L}, skip_{L}, dy_v_{L}, d_step_{stride_}, d_cum_{stride_};
+  const Scratch<W> v_{L * P}, v_t_{P * stride_}, dy_{L * P}, dv_{L * P}, m_{kBlock * stride_}, d_m_{kBlock * stride_}, d_state_{L * N};
+  const Scratch<W> d_scores_{L * stride_}, db_{L * N}, dc_{L * N};
+};
+
 template <class T>
 void outputs_backward(const SsdOutputsBackward& args) {
-  using W = Wide<T>;
-  const Operands<T> in(args.in);
-  const Heads<T> c_heads(args.in.c), dy_heads(args.dy);
-  const Heads<T> to_v(args.gradients.v), to_dt(args.gradients.dt), to_b(args.gradients.b), to_c(args.gradients.c);
-  const ParameterPartials<W> partials(static_cast<int64_t>(in.chunks.size()), in.heads);
-  const W *d_skip = args.in.d_skip.data<W>(), *h0 = args.h0 ? args.h0.data<W>() : nullptr;
-  W* d_h0 = args.d_h0 ? args.d_h0.data<W>() : nullptr;
-  const int64_t P = in.width, N = in.state;
-  in.for_each_group([&](const SsdChunk& chunk, int64_t index, int64_t group) {
-    const int64_t L = chunk.length;
-    const GroupScores<T> shared(in, c_heads, chunk, group);
-    const int64_t stride = shared.stride;
-    const Scratch<double> cum(stride);
-    const Scratch<W> step(stride), before(stride), since_start(L), skip(L), dy_v(L), d_step(stride), d_cum(stride), row(L);
-    const Scratch<W> v(L * P), v_t(P * stride), dy(L * P), dv(L * P), m(kBlock * stride), d_m(kBlock * stride), through_h0(L * N);
-    const Scratch<W> d_scores(L * stride), db(L * N), dc(L * N);
-    for (W* sum : {d_scores.data, db.data, dc.data}) std::fill_n(sum, sum == d_scores.data ? L * stride : L * N, W(0));
-
-    for (int64_t h = in.first_head(group); h < in.first_head(group + 1); ++h) {
-      in.steps(chunk, h, step, cum);
-      load_rows(L, P, in.v.at(chunk, h), in.v.token, v.data);
-      load_rows(L, P, dy_heads.at(chunk, h), dy_heads.token, dy.data);
-      transpose_padded(L, P, v.data, v_t.data);
-      std::fill_n(skip.data, L, d_skip[h]);
-      scale_rows(L, P, skip.data, dy.data, dv.data);
-      std::fill_n(d_step.data, stride, W(0));
-      std::fill_n(d_cum.data, stride, W(0));
-
-      for_each_block(L, [&](const Block& block) {
-        const W* dy_rows = dy + block.first * P;
-        std::fill_n(d_m.data, block.rows * stride, W(0));
-        tile::multiply_add(block.rows, block.columns, P, tile::Matrix<W>{dy_rows, P}, v_t.data, stride, d_m.data, stride);
-        for (int64_t i = 0; i < block.rows; ++i) dy_v[block.first + i] = d_m[i * stride + block.first + i];
-        decay_block(block.first, block.rows, cum.data, before.data, m.data, stride);
-        weigh_scores_backward(block.first, block.rows, stride, d_m.data, shared.scores + block.first * stride, step.data, m.data,
-                              d_scores + block.first * stride, d_step.data, d_cum + block.first);
-        tile::multiply_add(block.seen, P, block.rows, tile::Matrix<W>{m, stride}.transposed(), dy_rows, P, dv.data, P);
-      });
-      store_rows(L, P, dv.data, to_v.at(chunk, h), to_v.token);
-      W d_skip_sum = 0;
-      for (int64_t j = 0; j < L; ++j) {
-        d_cum[j] -= d_step[j] * step[j];
-        d_step[j] += dy_v[j] * shared.scores[j * stride + j];
-        d_skip_sum += dy_v[j];
-      }
-      partials.d_skip[index * in.heads + h] = d_skip_sum;
-      if (h0) {
-        decay_since_start(L, cum.data, since_start.data);
-        scale_rows(L, P, since_start.data, dy.data, dy.data);
-        std::fill_n(through_h0.data, L * N, W(0));
-        tile::multiply_add(L, N, P, tile::Matrix<W>{dy, P}, h0 + (index * in.heads + h) * P * N, N, through_h0.data, N);
-        dot_rows(L, N, through_h0.data, shared.c.data, row.data);
-        for (int64_t i = 0; i < L; ++i) d_cum[i] += row[i];
-        for (int64_t i = 0; i < L * N; ++i) dc[i] += through_h0[i];
-      }
-      if (d_h0) {
-        W* sum = d_h0 + (index * in.heads + h) * P * N;
-        std::fill_n(sum, P * N, W(0));
-        tile::multiply_add(P, N, L, tile::Matrix<W>{dy, P}.transposed(), shared.c.data, N, sum, N);
-      }
-      steps_backward(in, chunk, index, h, step.data, d_step.data, d_cum.data, to_dt, partials);
-    }
-
-    for_each_block(L, [&](const Block& block) {
-      const tile::Matrix<W> d_rows{d_scores + block.first * stride, stride};
-      tile::multiply_add(block.rows, N, block.seen, d_rows, shared.b.data, N, dc + block.first * N, N);
-      tile::multiply_add(block.seen, N, block.rows, d_rows.transposed(), shared.c + block.first * N, N, db.data, N);
-    });
-    store_rows(L, N, db.data, to_b.at(chunk, group), to_b.token);
-    store_rows(L, N, dc.data, to_c.at(chunk, group), to_c.token);
+  const typename OutputsBackward<T>::Launch all(args);
+  all.in.for_each_group([&](const SsdChunk& chunk, int64_t index, int64_t group) {
+    OutputsBackward<T> task(all, chunk, index, group);
+    for (int64_t h = all.in.first_head(group); h < all.in.first_head(group + 1); ++h) task.head(h);
+    task.finish();
   });
-  partials.add_to(args.gradients);
+  all.partials.add_to(args.gradients);
 }
 
 }  // namespace
