@@ -83,7 +83,9 @@ void write_durably(const std::string& path, std::string_view content) {
 
 bool exists(const std::string& path) {
   std::error_code error;
-  return std::filesystem::exists(path, error);
+  const bool found = std::filesystem::exists(path, error);
+  if (error) refuse(path, "look up", error);
+  return found;
 }
 
 void make_folder(const std::string& path) {

@@ -33,7 +33,7 @@ class File {
 std::string read_file(const std::string& path);
 void write_durably(const std::string& path, std::string_view content);
 
-bool exists(const std::string& path);
+bool exists(const std::string& path);       // throws where the system does not say
 void make_folder(const std::string& path);  // with its parents; an existing one is fine
 void sync_folder(const std::string& path);  // returns when what was made, renamed or removed in it is on the disk
 void rename_path(const std::string& from, const std::string& to);

@@ -192,7 +192,7 @@ std::vector<double> seen_by(const QueryRun& queries, int64_t query, const Tensor
 TEST(EnterKeys, ShowsEachQueryItsDocumentSoFar) {
   const Tensor numbers = token_numbers();
   for_each_dealing([&](const Dealt& dealt) {
-    for (const std::optional<int64_t> window : {std::optional<int64_t>(), std::optional<int64_t>(4)}) {
+    for (const std::optional<int64_t> window : {std::optional<int64_t>(), {4}, {5}}) {  // 5: just reaches over a piece of 3
       const Tensor mine = dealt.tokens(numbers);
       const KeyValues kv = enter_keys(mine, mine, window, dealt.context(), 0);
       EXPECT_EQ(kv.k.data().to_vector<double>(), kv.v.data().to_vector<double>());

@@ -119,6 +119,22 @@ TEST(Group, ResultsMayBeReadInAnyOrder) {
   }
 }
 
+TEST(Group, KeepsTheRoundsOfCollectivesApart) {
+  const Group &group = world(), pair = group.split(group.rank() / 2);
+  const Shape shape{8};
+  const Tensor x = input_of(group.rank(), shape, DType::kFloat64), y = x.contiguous_copy();
+  y.add(x);
+  if (group.rank() == 0) sleep_for(0.1);  // the others have begun both sums
+  const Tensor sum = group.all_reduce(x, "first");
+  if (group.rank() == 0) pair.barrier("on to the second round of the first");
+  const Tensor twice = group.all_reduce(y, "second");
+  if (group.rank() == 1) pair.barrier("on to the second round of the first");
+  const Tensor expected = sum_in_rank_order(group, shape, DType::kFloat64);
+  expect_same_bits(sum, expected);
+  expected.add(expected);
+  expect_same_bits(twice, expected);
+}
+
 TEST(Group, TakesAPendingTensorAsInput) {
   const Shape shape{8, 6};
   const Tensor twice = world().all_reduce(world().all_reduce(input_of(world().rank(), shape, DType::kFloat64), "inner"), "outer");
