@@ -17,28 +17,20 @@ std::array<int, 4> coordinates_of(int rank, const Degrees& degrees) {
 
 const char* name_of(Axis axis) {
   switch (axis) {
-    case Axis::kPipeline:
-      return "pipeline";
-    case Axis::kData:
-      return "data";
-    case Axis::kContext:
-      return "context";
-    case Axis::kTensor:
-      return "tensor";
+    case Axis::kPipeline: return "pipeline";
+    case Axis::kData: return "data";
+    case Axis::kContext: return "context";
+    case Axis::kTensor: return "tensor";
   }
   return "?";
 }
 
 int Degrees::of(Axis axis) const {
   switch (axis) {
-    case Axis::kPipeline:
-      return pipeline;
-    case Axis::kData:
-      return data;
-    case Axis::kContext:
-      return context;
-    case Axis::kTensor:
-      return tensor;
+    case Axis::kPipeline: return pipeline;
+    case Axis::kData: return data;
+    case Axis::kContext: return context;
+    case Axis::kTensor: return tensor;
   }
   return 0;
 }

@@ -16,7 +16,7 @@ struct TensorParallel {
   bool sequence = false;              // the residual stream is cut along the sequence
   std::map<int, Group> neighbours{};  // by size n, for each proper divisor n > 1 of the group's size: this rank's n neighbouring ranks,
                                       // which hold the same block where there are fewer blocks (B/C groups, kv heads) than ranks
-  Group sharing(int ranks) const;  // those who share a block held by `ranks` ranks: itself, neighbours, or the whole group
+  Group sharing(int ranks) const;     // those who share a block held by `ranks` ranks: itself, neighbours, or the whole group
 };
 TensorParallel make_tensor_parallel(const Group& group, bool sequence);  // collective
 

@@ -29,9 +29,13 @@ inline float fast_exp(float x) {
 }
 
 template <class W>
-inline W sigmoid(W x) { return W(1) / (W(1) + fast_exp(-x)); }
+inline W sigmoid(W x) {
+  return W(1) / (W(1) + fast_exp(-x));
+}
 template <class W>
-inline W silu(W x) { return x * sigmoid(x); }
+inline W silu(W x) {
+  return x * sigmoid(x);
+}
 // d silu(x) / dx
 template <class W>
 inline W silu_slope(W x) {
@@ -53,6 +57,8 @@ inline float fast_log1p(float x) {
 }
 // log(1 + e^x), without overflow.
 template <class W>
-inline W softplus(W x) { return std::max(x, W(0)) + fast_log1p(fast_exp(-std::abs(x))); }
+inline W softplus(W x) {
+  return std::max(x, W(0)) + fast_log1p(fast_exp(-std::abs(x)));
+}
 
 }  // namespace ropewalk

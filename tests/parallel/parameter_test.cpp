@@ -69,7 +69,8 @@ TEST(ParameterStore, PutsFusedPartsOneBehindTheOtherWithTheirOwnNumbers) {
   const ParameterSpec a{.name = "p.a", .shape = {2, 3}, .init = {Init::kNormal, 1}, .split = {}};
   const ParameterSpec b{.name = "p.b", .shape = {4, 3}, .init = {Init::kNormal, 1}, .split = {}};
   const Var fused = fused_declarations.declare("p", {a, b}), alone = alone_declarations.declare(b);
-  const ParameterStore fused_store(fused_declarations, Mesh(), DType::kFloat32, 1), alone_store(alone_declarations, Mesh(), DType::kFloat32, 1);
+  const ParameterStore fused_store(fused_declarations, Mesh(), DType::kFloat32, 1),
+      alone_store(alone_declarations, Mesh(), DType::kFloat32, 1);
   EXPECT_EQ(fused.shape(), (Shape{6, 3}));
   EXPECT_EQ(fused.data().narrow(0, 2, 4).to_vector<float>(), alone.data().to_vector<float>());
 }
@@ -77,7 +78,8 @@ TEST(ParameterStore, PutsFusedPartsOneBehindTheOtherWithTheirOwnNumbers) {
 TEST(ParameterStore, KeepsARoundedWorkingCopyInBf16ButNotOfWhatIsReadWide) {
   Declarations declarations(1, false);
   const Var w = declarations.declare(ParameterSpec{.name = "w", .shape = {8}, .init = {Init::kNormal, 1}, .split = {}});
-  const Var norm = declarations.declare(ParameterSpec{.name = "n", .shape = {8}, .role = Role::kNorm, .init = {Init::kNormal, 1}, .split = {}});
+  const Var norm =
+      declarations.declare(ParameterSpec{.name = "n", .shape = {8}, .role = Role::kNorm, .init = {Init::kNormal, 1}, .split = {}});
   const ParameterStore store(declarations, Mesh(), DType::kBFloat16, 1);
   EXPECT_EQ(w.dtype(), DType::kBFloat16);
   EXPECT_EQ(norm.dtype(), DType::kFloat32);

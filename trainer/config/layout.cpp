@@ -78,14 +78,10 @@ enum class Placement { kEven, kFirst, kLast, kMiddle };
 // The layer of the j-th of k minority layers.
 int64_t place(Placement placement, int64_t j, int64_t k, int64_t layers) {
   switch (placement) {
-    case Placement::kEven:
-      return (2 * j + 1) * layers / (2 * k);  // floor((j + 1/2) layers / k)
-    case Placement::kFirst:
-      return j;
-    case Placement::kLast:
-      return layers - k + j;
-    case Placement::kMiddle:
-      return (layers - k) / 2 + j;
+    case Placement::kEven: return (2 * j + 1) * layers / (2 * k);  // floor((j + 1/2) layers / k)
+    case Placement::kFirst: return j;
+    case Placement::kLast: return layers - k + j;
+    case Placement::kMiddle: return (layers - k) / 2 + j;
   }
   return 0;
 }

@@ -65,9 +65,7 @@ bool is_scalar(const Value& value) { return value.type == Value::kScalar || valu
 void emit(YAML::Emitter& out, const Value& value) {
   switch (value.type) {
     case Value::kAbsent:
-    case Value::kNull:
-      out << YAML::Null;
-      break;
+    case Value::kNull: out << YAML::Null; break;
     case Value::kScalar:
       if (value.quoted) out << YAML::DoubleQuoted;
       out << value.scalar;
@@ -136,16 +134,11 @@ std::string print_yaml(const Value& value) {
 
 std::string describe(const Value& value) {
   switch (value.type) {
-    case Value::kAbsent:
-      return "nothing";
-    case Value::kNull:
-      return "null";
-    case Value::kScalar:
-      return value.quoted ? '"' + value.scalar + '"' : value.scalar;
-    case Value::kMap:
-      return "a mapping";
-    case Value::kList:
-      break;
+    case Value::kAbsent: return "nothing";
+    case Value::kNull: return "null";
+    case Value::kScalar: return value.quoted ? '"' + value.scalar + '"' : value.scalar;
+    case Value::kMap: return "a mapping";
+    case Value::kList: break;
   }
   std::string items;
   for (const Value& item : value.children) items += (items.empty() ? "" : ", ") + describe(item);
