@@ -5,7 +5,7 @@
 #include "kernels/attention/attention.h"
 #include "kernels/linear/linear.h"
 #include "kernels/views/views.h"
-#include "parallel/context_parallel.h"
+#include "parallel/context_parallel/context_parallel.h"
 
 // B batch, S sequence, D model; on this rank: H heads, K kv heads; P head_dim.
 namespace ropewalk {

@@ -5,7 +5,7 @@
 #include "kernels/linear/linear.h"
 #include "kernels/ssd/ssd.h"
 #include "kernels/views/views.h"
-#include "parallel/context_parallel.h"
+#include "parallel/context_parallel/context_parallel.h"
 
 // B batch, S sequence, D model; on this rank: I inner = H heads * P head_dim, G groups, N state, M = G * N, C = I + 2M conv channels.
 namespace ropewalk {

@@ -1,5 +1,5 @@
 // On one rank: several pieces a row, and decoding. tests/parallel/ranks has the same moves over ranks.
-#include "parallel/context_parallel.h"
+#include "parallel/context_parallel/context_parallel.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "parallel/context_parallel.h"
+#include "parallel/context_parallel/context_parallel.h"
 
 #include <gtest/gtest.h>
 
