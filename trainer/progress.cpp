@@ -4,14 +4,18 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 
 namespace ropewalk {
 namespace {
 constexpr std::chrono::seconds kBetweenLines{5};
-}
+
+// mpirun gives its ranks a terminal of their own, whatever it writes to itself.
+bool on_a_terminal() { return isatty(STDOUT_FILENO) && !std::getenv("OMPI_COMM_WORLD_RANK"); }
+}  // namespace
 
 Progress::Progress(int64_t first_step, int64_t steps)
-    : first_(first_step), steps_(steps), begun_(Clock::now()), shown_(begun_ - kBetweenLines), terminal_(isatty(STDOUT_FILENO)) {}
+    : first_(first_step), steps_(steps), begun_(Clock::now()), shown_(begun_ - kBetweenLines), terminal_(on_a_terminal()) {}
 
 std::string Progress::eta(int64_t step) const {
   const double elapsed = std::chrono::duration<double>(Clock::now() - begun_).count();
