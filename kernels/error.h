@@ -10,11 +10,18 @@ namespace ropewalk {
 
 class Error : public std::runtime_error {
  public:
-  Error(int exit_code, const std::string& message) : std::runtime_error(message), exit_code_(exit_code) {}
+  // Whether all ranks of the job throw it alike, because they look at the same thing or have agreed; else the others go on and must be
+  // ended.
+  enum class Reach { kThisRank, kEveryRank };
+
+  Error(int exit_code, const std::string& message, Reach reach = Reach::kThisRank)
+      : std::runtime_error(message), exit_code_(exit_code), reach_(reach) {}
   int exit_code() const { return exit_code_; }
+  Reach reach() const { return reach_; }
 
  private:
   int exit_code_;
+  Reach reach_;
 };
 
 // Shapes or dtypes that do not fit each other.

@@ -112,7 +112,6 @@ std::vector<State> HybridModel::make_states(int64_t batch, int64_t capacity, DTy
 Tensor HybridModel::next_logits(const Tensor& tokens_BS, const Context& ctx) const {
   const Carry carry = run_sites(embed({.x = Var(tokens_BS), .shared = {}, .losses = {}}), ctx);
   const Var last_BD = carry.x.data().select(1, carry.x.dim(1) - 1);
-  for (State& state : ctx.states) state.length += tokens_BS.dim(1);
   return linear(final_norm(last_BD, ctx), head_).data().to(wide(ctx.dtype));
 }
 

@@ -24,11 +24,10 @@ int Job::run(const std::function<void()>& verb) const {
   try {
     verb();
     return 0;
-  } catch (const CommError& error) {
-    complain(error.what());
-    MpiSession::abort(error.exit_code());
-  } catch (const Error& error) {  // thrown by every rank alike
-    if (first_rank()) complain(error.what());
+  } catch (const Error& error) {
+    const bool everywhere = error.reach() == Error::Reach::kEveryRank;
+    if (!everywhere || first_rank()) complain(error.what());
+    if (!everywhere) MpiSession::abort(error.exit_code());
     return error.exit_code();
   } catch (const std::exception& error) {
     complain(fmt::format("internal error: {}", error.what()));

@@ -13,8 +13,8 @@ class Job {
 
   // All ranks; an operation may wait `timeout` seconds without progress.
   Group world(double timeout) const { return session_.world(timeout); }
-  // Calls the verb and returns the exit code. An Error becomes one line, printed by the first rank (an error of a peer: by who saw it).
-  // After a failed peer no collective is tried: the whole job ends at once.
+  // Calls the verb and returns the exit code. An Error becomes one line: of the first rank where all ranks throw it; else of the rank that
+  // does, which then ends the whole job at once, without another collective.
   int run(const std::function<void()>& verb) const;
 
  private:

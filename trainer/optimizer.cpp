@@ -28,8 +28,10 @@ ParameterGroups::ParameterGroups(const OptimizerOptions& options, const Declarat
     for (const ParameterSpec& spec : fused->parts) used[group_of(spec)] = true;
   for (size_t i = 0; i + 1 < groups_.size(); ++i)
     if (!used[i])
-      throw Error(2, fmt::format("optimizer.groups: group {} matches no parameter that an earlier group left; `ropewalk params` shows all",
-                                 groups_[i].name));
+      throw Error(2,
+                  fmt::format("optimizer.groups: group {} matches no parameter that an earlier group left; `ropewalk params` shows all",
+                              groups_[i].name),
+                  Error::Reach::kEveryRank);
 }
 
 size_t ParameterGroups::group_of(const ParameterSpec& spec) const {

@@ -116,7 +116,7 @@ void agree(const Group& group, const std::function<void()>& body) {
   const auto failed = std::find_if(codes.begin(), codes.end(), [](double code) { return code != 0; });
   if (failed == codes.end()) return;
   const std::string message = group.broadcast(own ? own->what() : "", static_cast<int>(failed - codes.begin()));
-  throw Error(static_cast<int>(*failed), message);
+  throw Error(static_cast<int>(*failed), message, Error::Reach::kEveryRank);
 }
 
 }  // namespace ropewalk

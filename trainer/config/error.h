@@ -17,9 +17,9 @@ struct Where {
 
 // Wrong configuration or arguments: exit code 2.
 struct ConfigError : Error {
-  explicit ConfigError(const std::string& message) : Error(2, message) {}
+  explicit ConfigError(const std::string& message) : Error(2, message, Reach::kEveryRank) {}
   ConfigError(const Where& where, const std::string& key, const std::string& message)
-      : Error(2, fmt::format("{}: {}{}{}", where.text(), key, key.empty() ? "" : ": ", message)) {}
+      : Error(2, fmt::format("{}: {}{}{}", where.text(), key, key.empty() ? "" : ": ", message), Reach::kEveryRank) {}
 };
 
 }  // namespace ropewalk
