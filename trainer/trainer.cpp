@@ -96,34 +96,40 @@ void Trainer::run() {
     if (leader()) fmt::print("{}: finished already, {} of {} steps\n", folder_.path(), step_, options_.train.steps);
     return;
   }
-  agree(world_, [this] {
-    if (!leader()) return;
-    folder_.begin(config_.resolved, world_.size(), step_);
-    log_to_file(folder_.log());
-    spdlog::info("{}: {} parameters on this rank, {} train and {} validation tokens, from step {}", folder_.path(),
-                 model_.store().master().numel(), sequences_.documents().tokens(), validation_bytes_, step_);
-  });
+  agree(world_, [this] { begin(); });
   Progress progress(step_, options_.train.steps);
   while (!finished()) {
     const auto begun = Clock::now();
     const StepReport report = step();
-    ++step_;
     const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
-    std::optional<Evaluation> evaluation;
-    if (validation_ && (finished() || due(options_.train.eval_every)))
-      evaluation = evaluate(model_, *validation_, options_.train.micro_batch);
+    const std::optional<Evaluation> evaluation = evaluate_if_due();
     log(report, seconds, evaluation);
-    if (leader())
-      progress.show({.step = step_,
-                     .loss = report.loss,
-                     .grad_norm = report.grad_norm,
-                     .tokens_per_second = static_cast<double>(options_.train.batch * options_.data.seq_len) / seconds,
-                     .memory_bytes = Allocator::host().stats().peak});
-    if (evaluation && leader())
-      spdlog::info("step {}: val_loss {:.4f}, {:.4f} bits per byte", step_, evaluation->loss(),
-                   evaluation->bits_per_byte(validation_bytes_));
+    if (leader()) show(progress, report, seconds, evaluation);
     if (finished() || due(options_.checkpoint.every)) save();
   }
+}
+
+void Trainer::begin() {
+  if (!leader()) return;
+  folder_.begin(config_.resolved, world_.size(), step_);
+  log_to_file(folder_.log());
+  spdlog::info("{}: {} parameters on this rank, {} train and {} validation tokens, from step {}", folder_.path(),
+               model_.store().master().numel(), sequences_.documents().tokens(), validation_bytes_, step_);
+}
+
+std::optional<Evaluation> Trainer::evaluate_if_due() const {
+  if (!validation_ || !(finished() || due(options_.train.eval_every))) return std::nullopt;
+  return evaluate(model_, *validation_, options_.train.micro_batch);
+}
+
+void Trainer::show(Progress& progress, const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation) const {
+  progress.show({.step = step_,
+                 .loss = report.loss,
+                 .grad_norm = report.grad_norm,
+                 .tokens_per_second = static_cast<double>(tokens_a_step()) / seconds,
+                 .memory_bytes = Allocator::host().stats().peak});
+  if (evaluation)
+    spdlog::info("step {}: val_loss {:.4f}, {:.4f} bits per byte", step_, evaluation->loss(), evaluation->bits_per_byte(validation_bytes_));
 }
 
 StepReport Trainer::step() {
@@ -131,7 +137,8 @@ StepReport Trainer::step() {
   const auto sequence = [this](int64_t i) { return sequences_.at(i); };
   const StepReport report = train_step_.run(step_, make_batches(sequence, step_, plan, model_.mesh()));
   skipped_in_a_row_ = report.skipped ? skipped_in_a_row_ + 1 : 0;
-  if (report.skipped && leader()) spdlog::warn("step {}: gradient is not finite; nothing updated", step_ + 1);
+  ++step_;
+  if (report.skipped && leader()) spdlog::warn("step {}: gradient is not finite; nothing updated", step_);
   if (skipped_in_a_row_ >= kMostSkippedInARow)
     throw Error(
         4,
@@ -142,8 +149,7 @@ StepReport Trainer::step() {
 }
 
 void Trainer::log(const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation) {
-  const double tokens_a_step = static_cast<double>(options_.train.batch * options_.data.seq_len);
-  ordered_json metrics = {{"step", step_}, {"tokens", step_ * options_.train.batch * options_.data.seq_len}, {"loss", number(report.loss)}};
+  ordered_json metrics = {{"step", step_}, {"tokens", step_ * tokens_a_step()}, {"loss", number(report.loss)}};
   if (evaluation) {
     metrics["val_loss"] = number(evaluation->loss());
     metrics["val_bits_per_byte"] = number(evaluation->bits_per_byte(validation_bytes_));
@@ -153,7 +159,7 @@ void Trainer::log(const StepReport& report, double seconds, const std::optional<
   if (report.skipped) metrics["skipped"] = true;
   for (size_t group = 0; group < optimizer_.groups().groups().size(); ++group)
     metrics["lr/" + optimizer_.groups().groups()[group].name] = number(optimizer_.lr(group, step_ - 1));
-  metrics["tokens_per_second"] = number(tokens_a_step / seconds);
+  metrics["tokens_per_second"] = number(static_cast<double>(tokens_a_step()) / seconds);
   metrics["step_ms"] = number(seconds * 1000);
   metrics["mfu"] = nullptr;  // the peak of this host is not measured yet
   metrics["memory_peak_bytes"] = static_cast<int64_t>(world_.max(static_cast<double>(Allocator::host().stats().peak), "memory"));
@@ -169,7 +175,7 @@ void Trainer::log(const StepReport& report, double seconds, const std::optional<
 void Trainer::save() {
   CheckpointMeta meta{
       .step = step_,
-      .tokens = step_ * options_.train.batch * options_.data.seq_len,
+      .tokens = step_ * tokens_a_step(),
       .config = config_.resolved,
       .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
                           model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),

@@ -29,11 +29,15 @@ class Trainer {
   Trainer(const Config& config, const Group& world, SplitDocuments documents);
   void resume();
   void check_resumable(const CheckpointReader& reader, const std::string& folder) const;
+  void begin();
   StepReport step();
+  std::optional<Evaluation> evaluate_if_due() const;
   void log(const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation);
+  void show(Progress& progress, const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation) const;
   void save();
   bool leader() const { return world_.rank() == 0; }
   bool due(int64_t every) const { return every > 0 && step_ % every == 0; }
+  int64_t tokens_a_step() const { return options_.train.batch * options_.data.seq_len; }
   bool finished() const { return step_ == options_.train.steps; }
 
   Config config_;
