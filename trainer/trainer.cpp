@@ -143,7 +143,7 @@ StepReport Trainer::step() {
     throw Error(
         4,
         fmt::format("step {}: diverged: {} steps in a row without a finite gradient; resume from a checkpoint with a smaller optimizer.lr",
-                    step_ + 1, skipped_in_a_row_),
+                    step_, skipped_in_a_row_),
         Error::Reach::kEveryRank);
   return report;
 }
