@@ -77,18 +77,16 @@ struct FusedParameter {
 // Collects the declarations of a whole model, all stages. Naming a storage again is a further use of the same parameter.
 class Declarations {
  public:
-  Declarations(int tensor_ranks, bool sequence_parallel) : tensor_ranks_(tensor_ranks), sequence_parallel_(sequence_parallel) {}
+  explicit Declarations(bool sequence_parallel) : sequence_parallel_(sequence_parallel) {}
 
   void enter_stage(int stage) { stage_ = stage; }
   Var declare(const std::string& storage, std::vector<ParameterSpec> parts);
   Var declare(const ParameterSpec& spec) { return declare(spec.name, {spec}); }
 
-  int tensor_ranks() const { return tensor_ranks_; }
   bool sequence_parallel() const { return sequence_parallel_; }
   const std::vector<std::shared_ptr<FusedParameter>>& all() const { return all_; }
 
  private:
-  int tensor_ranks_;
   bool sequence_parallel_;
   int stage_ = 0;
   std::vector<std::shared_ptr<FusedParameter>> all_;

@@ -35,7 +35,7 @@ struct GroupTotal {
 
 std::string describe_parameters(const Options& options) {
   HybridModel model(options.model, {});
-  Declarations declarations(1, false);
+  Declarations declarations(false);
   model.declare(declarations);
   const ParameterGroups groups(options.optimizer, declarations);
 

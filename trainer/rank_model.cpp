@@ -8,8 +8,8 @@ DType residual_dtype(const TrainOptions& train) {
   return train.residual_wide ? wide(compute) : compute;
 }
 
-Declarations declare(HybridModel& model, const Mesh& mesh, const TensorParallel& tp) {
-  Declarations declarations(mesh.size(Axis::kTensor), tp.sequence);
+Declarations declare(HybridModel& model, const TensorParallel& tp) {
+  Declarations declarations(tp.sequence);
   model.declare(declarations);
   return declarations;
 }
@@ -35,7 +35,7 @@ RankModel::RankModel(const Options& options, const Group& all, const Degrees& de
                              .stages = degrees.pipeline,
                              .recompute = options.train.recompute,
                              .residual = residual_dtype(options.train)}),
-      declarations_(declare(model_, mesh_, tp_)),
+      declarations_(declare(model_, tp_)),
       store_(declarations_, mesh_, dtype_, options.train.seed) {}
 
 }  // namespace ropewalk

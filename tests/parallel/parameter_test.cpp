@@ -30,7 +30,7 @@ TEST(LocalRange, ReplicatesBlocksWhenThereAreMoreRanks) {
 }
 
 TEST(Declarations, CountUsesByStageAndShareOneLeaf) {
-  Declarations declarations(1, false);
+  Declarations declarations(false);
   const ParameterSpec spec{.name = "w", .shape = {2, 3}, .split = {}};
   const Var first = declarations.declare(spec);
   declarations.declare(spec);
@@ -42,7 +42,7 @@ TEST(Declarations, CountUsesByStageAndShareOneLeaf) {
 }
 
 Tensor initial(const Init& init, const Shape& shape, uint64_t seed = 1) {
-  Declarations declarations(1, false);
+  Declarations declarations(false);
   const Var w = declarations.declare(ParameterSpec{.name = "w", .shape = shape, .init = init, .split = {}});
   const ParameterStore store(declarations, Mesh(), DType::kFloat64, seed);
   return w.data();
@@ -65,7 +65,7 @@ TEST(ParameterStore, DrawsInitialValuesOfEachKind) {
 }
 
 TEST(ParameterStore, PutsFusedPartsOneBehindTheOtherWithTheirOwnNumbers) {
-  Declarations fused_declarations(1, false), alone_declarations(1, false);
+  Declarations fused_declarations(false), alone_declarations(false);
   const ParameterSpec a{.name = "p.a", .shape = {2, 3}, .init = {Init::kNormal, 1}, .split = {}};
   const ParameterSpec b{.name = "p.b", .shape = {4, 3}, .init = {Init::kNormal, 1}, .split = {}};
   const Var fused = fused_declarations.declare("p", {a, b}), alone = alone_declarations.declare(b);
@@ -76,7 +76,7 @@ TEST(ParameterStore, PutsFusedPartsOneBehindTheOtherWithTheirOwnNumbers) {
 }
 
 TEST(ParameterStore, KeepsARoundedWorkingCopyInBf16ButNotOfWhatIsReadWide) {
-  Declarations declarations(1, false);
+  Declarations declarations(false);
   const Var w = declarations.declare(ParameterSpec{.name = "w", .shape = {8}, .init = {Init::kNormal, 1}, .split = {}});
   const Var norm =
       declarations.declare(ParameterSpec{.name = "n", .shape = {8}, .role = Role::kNorm, .init = {Init::kNormal, 1}, .split = {}});
