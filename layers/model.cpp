@@ -20,6 +20,7 @@ HybridModel::HybridModel(const ModelOptions& options, const ModelPlacement& plac
     first_state_.push_back(states);
     states += static_cast<int>(site.core().make_states(0, 0, DType::kFloat32).size());
   }
+  for (size_t site = 0; site <= sites_.size(); ++site) live_before_.push_back(find_live_before(site));
   const Group& group = placement.tp.group;
   first_row_ = local_range(options.vocabulary, ropewalk::Split{0, options.vocabulary}, group.rank(), group.size()).begin;
 }
@@ -55,7 +56,7 @@ void HybridModel::declare(Declarations& declarations) {
   }
 }
 
-std::vector<Slot> HybridModel::live_before(size_t site) const {
+std::vector<Slot> HybridModel::find_live_before(size_t site) const {
   std::set<Slot> written = {kEmbeddingSlot}, live;
   for (size_t i = 0; i < site; ++i)
     for (const Slot& slot : sites_[i].ports().writes) written.insert(slot);
@@ -67,11 +68,11 @@ std::vector<Slot> HybridModel::live_before(size_t site) const {
 
 Ports HybridModel::ports() const {
   const Range mine = sites_of(placement_.stage);
-  return {first() ? std::vector<Slot>{} : live_before(mine.begin), last() ? std::vector<Slot>{} : live_before(mine.end)};
+  return {first() ? std::vector<Slot>{} : live_before_[mine.begin], last() ? std::vector<Slot>{} : live_before_[mine.end]};
 }
 
 Carry HybridModel::embed(Carry carry) const {
-  const bool read = !live_before(0).empty();
+  const bool read = !live_before_[0].empty();
   carry.x = tp_leave(embedding(carry.x, embedding_, first_row_, placement_.residual), placement_.tp);
   if (read) carry.shared[kEmbeddingSlot] = {carry.x};
   return carry;
@@ -81,7 +82,7 @@ Carry HybridModel::run_sites(Carry carry, const Context& ctx) const {
   const Range mine = sites_of(placement_.stage);
   for (size_t i = mine.begin; i < mine.end; ++i) {
     carry = sites_[i].forward(std::move(carry), ctx.at(first_state_[i]));
-    const std::vector<Slot> live = live_before(i + 1);
+    const std::vector<Slot>& live = live_before_[i + 1];
     std::erase_if(carry.shared, [&](const auto& entry) { return std::find(live.begin(), live.end(), entry.first) == live.end(); });
   }
   return carry;

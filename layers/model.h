@@ -36,7 +36,7 @@ class HybridModel : public Stage {
     size_t begin, end;
   };
   Range sites_of(int stage) const;
-  std::vector<Slot> live_before(size_t site) const;  // slots written before it that it or a later one reads
+  std::vector<Slot> find_live_before(size_t site) const;
   bool first() const { return placement_.stage == 0; }
   bool last() const { return placement_.stage + 1 == placement_.stages; }
   Carry embed(Carry carry) const;
@@ -47,8 +47,9 @@ class HybridModel : public Stage {
   ModelOptions options_;
   ModelPlacement placement_;
   std::vector<CallSite> sites_;
-  std::vector<int> first_state_;  // by call site
-  int64_t first_row_;             // of the vocabulary on this rank
+  std::vector<int> first_state_;                // by call site
+  std::vector<std::vector<Slot>> live_before_;  // by call site and behind the last: slots written before it that it or a later one reads
+  int64_t first_row_;                           // of the vocabulary on this rank
   Var embedding_, final_norm_, head_;
 };
 

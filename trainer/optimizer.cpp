@@ -56,16 +56,17 @@ double Optimizer::lr(size_t group, int64_t step) const {
 }
 
 std::map<Kind, double> Optimizer::squared_grad_norms(const Mesh& mesh) const {
-  std::map<Kind, double> squares;
-  for (const Kind kind : kKinds) squares[kind] = 0;
+  const Tensor by_kind = Tensor::zeros({std::ssize(kKinds)}, DType::kFloat64);
   for (const PlacedPart& part : store_.parts()) {
     if (!part.counted) continue;
     const Tensor grad = ParameterStore::span(store_.grad(), part);
     double square = 0;
     launch(grad.device(), SumOfSquares{.x = grad, .sum = square});
-    squares[part.spec.kind] += square;
+    by_kind.data<double>()[static_cast<int>(part.spec.kind)] += square;
   }
-  for (auto& [kind, square] : squares) square = mesh.all().sum(square, "grad_norm");
+  const Tensor total = mesh.all().all_reduce(by_kind, "grad_norm");
+  std::map<Kind, double> squares;
+  for (const Kind kind : kKinds) squares[kind] = total.data<double>()[static_cast<int>(kind)];
   return squares;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "data/text_source.h"
 #include "kernels/autograd/tape.h"
 #include "layers/options.h"
 #include "parallel/parameter.h"
@@ -48,7 +49,7 @@ struct OptimizerOptions {
 
 struct DataOptions {
   std::string path;
-  enum Documents { kFile, kFormFeed, kBlankLine } documents = kFile;
+  DocumentEnd documents = DocumentEnd::kFile;
   int64_t seq_len = 0;
   bool packed = true;
   double validation = 0;  // share held out

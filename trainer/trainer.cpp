@@ -6,7 +6,6 @@
 
 #include "data/error.h"
 #include "data/hold_out.h"
-#include "data/text_source.h"
 #include "kernels/tensor/allocator.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/checkpoint_writer.h"
@@ -23,15 +22,6 @@ constexpr int64_t kMostSkippedInARow = 20;  // non-finite steps after which a ru
 
 ordered_json number(double value) { return std::isfinite(value) ? ordered_json(value) : ordered_json(nullptr); }
 
-DocumentEnd document_end(DataOptions::Documents documents) {
-  switch (documents) {
-    case DataOptions::kFile: return DocumentEnd::kFile;
-    case DataOptions::kFormFeed: return DocumentEnd::kFormFeed;
-    case DataOptions::kBlankLine: return DocumentEnd::kBlankLine;
-  }
-  return DocumentEnd::kFile;
-}
-
 SplitDocuments load_agreed(const DataOptions& data, const Group& world) {
   std::optional<SplitDocuments> documents;
   agree(world, [&] { documents.emplace(load_documents(data)); });
@@ -41,7 +31,7 @@ SplitDocuments load_agreed(const DataOptions& data, const Group& world) {
 }  // namespace
 
 SplitDocuments load_documents(const DataOptions& data) {
-  const HoldOut split = hold_out(read_documents({.path = data.path, .documents = document_end(data.documents)}), data.validation);
+  const HoldOut split = hold_out(read_documents({.path = data.path, .documents = data.documents}), data.validation);
   const ByteTokenizer tokenizer;
   return {Documents(split.train, tokenizer), Documents(split.validation, tokenizer)};
 }

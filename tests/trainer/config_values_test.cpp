@@ -132,7 +132,7 @@ TEST(Config, ReadsEveryKey) {
   rest.values.schedule.final = 0.2;
   expected.optimizer.groups = {dynamics, rest};
 
-  expected.data = {.path = "text: of #1", .documents = DataOptions::kFormFeed, .seq_len = 256, .packed = false, .validation = 0.05};
+  expected.data = {.path = "text: of #1", .documents = DocumentEnd::kFormFeed, .seq_len = 256, .packed = false, .validation = 0.05};
   expected.train = {.steps = 100,
                     .batch = 64,
                     .micro_batch = 4,

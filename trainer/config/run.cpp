@@ -12,8 +12,8 @@ void read_source(const Node& node, DataOptions& data) {
   if (!node.given()) return;
   node["type"].choice<bool>({{"text", true}});
   data.path = node["path"].text();
-  data.documents = node["documents"].choice<DataOptions::Documents>(
-      {{"file", DataOptions::kFile}, {"form_feed", DataOptions::kFormFeed}, {"blank_line", DataOptions::kBlankLine}}, data.documents);
+  data.documents = node["documents"].choice<DocumentEnd>(
+      {{"file", DocumentEnd::kFile}, {"form_feed", DocumentEnd::kFormFeed}, {"blank_line", DocumentEnd::kBlankLine}}, data.documents);
 }
 
 bool read_residual(const Node& node, Precision precision) {
