@@ -25,7 +25,8 @@ TEST(Config, RefusesUnknownKeysAndNamesTheNearest) {
       {"data:\n", "kernels: {attention: auto}\ndata:\n",
        "configs/x.yaml:14: kernels: unknown key; expected one of model, optimizer, data, train, parallel, checkpoint or run"},
       {"kind: ssm}", "kind: ssm, roles: norm}", "configs/x.yaml:13: optimizer.groups.0.match.roles: unknown key; did you mean role?"},
-      {"pattern: MFAFHF}", "pattern: MFAFHF, ffn: F}", "configs/x.yaml:8: model.layout.ffn: unknown key; expected one of pattern or ratio"},
+      {"pattern: MFAFHF}", "pattern: MFAFHF, ffn: F}",
+       "configs/x.yaml:8: model.layout.ffn: unknown key; expected one of pattern, ratio, rules or units"},
   });
 }
 

@@ -54,8 +54,8 @@ TEST_F(ConfigFiles, AreNamedByTheErrorsOfTheirValues) {
             file("small.yaml") + ":6: model.blocks.F.hiden: unknown key; did you mean hidden?");
   write("small.yaml", kSmall);
   EXPECT_EQ(mistake([&] { load_config(write("mine.yaml", "base: small.yaml\nmodel:\n  layout: {ratio: \"1:1\"}\n"), {}); }),
-            fmt::format("{0}:3: model.layout: expected one of pattern or ratio, given pattern ({1}:8) and ratio ({0}:3)", file("mine.yaml"),
-                        file("small.yaml")));
+            fmt::format("{0}:3: model.layout: expected one of pattern, ratio, rules or units, given pattern ({1}:8) and ratio ({0}:3)",
+                        file("mine.yaml"), file("small.yaml")));
 }
 
 TEST_F(ConfigFiles, RefuseBasesThatAreNotThereOrGoRound) {
