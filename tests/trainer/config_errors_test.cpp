@@ -126,7 +126,7 @@ TEST(Config, SaysWhatThisBuildHas) {
       {"branches: [A, M]", "branches: [A, M], combine: normed_mean",
        "configs/x.yaml:7: model.blocks.H.parallel.combine: expected sum or mean, given normed_mean"},
       {"d_model: 64", "d_model: 64\n  tokenizer: {vocab: 50304}",
-       "configs/x.yaml:3: model.tokenizer: expected bytes (this build has no data that is already tokenized), given a mapping"},
+       "configs/x.yaml:3: model.tokenizer: {vocab: N} is for data that is tokenized already; text needs bytes"},
       {"d_model: 64", "d_model: 64\n  tokenizer: spm.model",
        "configs/x.yaml:3: model.tokenizer: expected bytes (all that this build has), given spm.model"},
       {"type: text", "type: mqar", "configs/x.yaml:15: data.source.type: expected text (all that this build has), given mqar"},

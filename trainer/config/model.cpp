@@ -98,8 +98,7 @@ std::map<std::string, BlockOptions> read_blocks(const Node& node, int64_t d_mode
 }
 
 int64_t read_vocabulary(const Node& tokenizer) {
-  if (tokenizer.is(Value::kMap))
-    throw tokenizer.error("expected bytes (this build has no data that is already tokenized), given a mapping");
+  if (tokenizer.is(Value::kMap)) return tokenizer["vocab"].size();
   tokenizer.choice<bool>({{"bytes", true}}, true);
   return kByteVocabulary;
 }
