@@ -115,12 +115,15 @@ void SharedSum::add_own_slice() const {
   launch(slices.front().device(), SumIntoAll{.spans = slices});
 }
 
+// A rank's counts only grow: were a sum that has just become possible added before the one started before it, the count would say that
+// both are.
 bool SharedSum::advance() {
   if (!added_) {
-    if (!all_have(&SharedTensors::Counts::begun)) return false;
+    std::atomic<int64_t>& added = tensors_->counts(group_->rank).added;
+    if (added.load(std::memory_order_relaxed) != number_ || !all_have(&SharedTensors::Counts::begun)) return false;
     add_own_slice();
     added_ = true;
-    tensors_->counts(group_->rank).added.store(number_ + 1, std::memory_order_release);
+    added.store(number_ + 1, std::memory_order_release);
   }
   done_ = all_have(&SharedTensors::Counts::added);
   return done_;

@@ -222,11 +222,12 @@ TEST(SharedTensor, ReportsWhoDoesNotCome) {
   {
     const Group group = testing::world_with_timeout(0.5);
     const Tensor x = group.allocate_shared({8}, DType::kFloat32);
-    if (group.rank() != 2)
+    if (group.rank() != 2) {
       EXPECT_THAT(
           [&] { group.all_reduce_in_place(x, "gradients").wait(); },
           ::testing::ThrowsMessage<CommError>(StrEq(fmt::format(
               "rank {}: all_reduce #1 \"gradients\", 32 bytes fp32: no answer from rank 2 after 0.5 s; gone or stalled", group.rank()))));
+    }
     world().barrier("until all have given up");
   }
   world().barrier("until that group is gone");
