@@ -13,7 +13,7 @@ constexpr int64_t kBlock = 1 << 15;  // elements a partial sum
 
 // In 16 interleaved sums, so that the order does not depend on the width of the vectors.
 template <class T>
-ROPEWALK_VECTORIZED double sum_of_squares(int64_t n, const T* x) {
+double sum_of_squares(int64_t n, const T* x) {
   constexpr int64_t kLanes = 16;
   std::array<double, kLanes> sums{};
   int64_t i = 0;
@@ -51,7 +51,8 @@ void launch(Cpu, const SumOfSquares& args) {
   std::vector<double> partials((n + kBlock - 1) / kBlock);
   dispatch_float(args.x.dtype(), [&]<class T>(std::type_identity<T>) {
     const T* x = args.x.data<T>();
-    parallel_ranges(n, kBlock, [&](int64_t begin, int64_t end) { partials[begin / kBlock] = sum_of_squares(end - begin, x + begin); });
+    parallel_ranges(n, kBlock,
+                    [&](int64_t begin, int64_t end) { partials[begin / kBlock] = vectorized<sum_of_squares<T>>(end - begin, x + begin); });
   });
   args.sum = std::accumulate(partials.begin(), partials.end(), 0.0);
 }

@@ -10,6 +10,7 @@
 
 #include "kernels/matmul/matmul.h"
 #include "kernels/matmul/tile.h"
+#include "kernels/tensor/isa.h"
 #include "kernels/tensor/parallel_for.h"
 
 namespace ropewalk {
@@ -71,7 +72,10 @@ class OnOneThread {
 };
 
 const dnnl::engine& engine() {
-  static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
+  static const dnnl::engine cpu = [] {
+    isa();  // limits oneDNN, which takes no limit once it has made its first primitive
+    return dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
   return cpu;
 }
 
@@ -158,11 +162,7 @@ void multiply_by_onednn(const MatMul& product, const Problem& p) {
 }
 
 // Only AMX multiplies bf16 faster than fp32: AVX512_BF16 has half the speed, and without it oneDNN 2.6 falls to an emulation with a fifth.
-bool multiplies_bf16_fast() {
-  constexpr auto amx = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_amx);  // the ISAs are sets of bits
-  static const bool has_amx = (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & amx) == amx;
-  return has_amx;
-}
+bool multiplies_bf16_fast() { return isa() == Isa::kAmx; }
 
 void multiply_in_fp32(const MatMul& product) {
   const Tensor a = product.a.to(DType::kFloat32), b = product.b.to(DType::kFloat32), c = product.c.to(DType::kFloat32);
@@ -201,7 +201,7 @@ void multiply_block(const Problem& p, tile::Matrix<double> a, tile::Matrix<doubl
       tile::transpose(n, k, b_lj.data, p.b_stride, panel.data(), kBlock);
       b_lj = {panel.data(), kBlock};
     }
-    tile::multiply_add(m, n, k, from(a, i, l), b_lj.data, b_lj.row, c_ij, p.c_stride);
+    vectorized<tile::multiply_add<double>>(m, n, k, from(a, i, l), b_lj.data, b_lj.row, c_ij, p.c_stride);
   }
 }
 

@@ -11,13 +11,13 @@ namespace {
 constexpr int64_t kGrain = 1 << 14;  // elements a task
 
 template <class T>
-ROPEWALK_VECTORIZED void forward_row(int64_t n, const T* gate, const T* up, T* y) {
+void forward_row(int64_t n, const T* gate, const T* up, T* y) {
   using W = Wide<T>;
   for (int64_t i = 0; i < n; ++i) y[i] = T(silu(W(gate[i])) * W(up[i]));
 }
 
 template <class T>
-ROPEWALK_VECTORIZED void backward_row(int64_t n, const T* dy, const T* gate, const T* up, T* dgate, T* dup) {
+void backward_row(int64_t n, const T* dy, const T* gate, const T* up, T* dgate, T* dup) {
   using W = Wide<T>;
   for (int64_t i = 0; i < n; ++i) {
     const W g = W(gate[i]), s = sigmoid(g), d = W(dy[i]);
@@ -30,7 +30,7 @@ template <class T>
 void forward(const SwiGluForward& args) {
   const Rows<T> y = rows_of<T>(args.y), gate = rows_of<T>(args.gate), up = rows_of<T>(args.up);
   parallel_ranges(y.count, std::max<int64_t>(1, kGrain / y.width), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) forward_row(y.width, gate[i], up[i], y[i]);
+    for (int64_t i = begin; i < end; ++i) vectorized<forward_row<T>>(y.width, gate[i], up[i], y[i]);
   });
 }
 
@@ -39,7 +39,7 @@ void backward(const SwiGluBackward& args) {
   const Rows<T> dgate = rows_of<T>(args.dgate), dup = rows_of<T>(args.dup);
   const Rows<T> dy = rows_of<T>(args.dy), gate = rows_of<T>(args.gate), up = rows_of<T>(args.up);
   parallel_ranges(dy.count, std::max<int64_t>(1, kGrain / dy.width), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) backward_row(dy.width, dy[i], gate[i], up[i], dgate[i], dup[i]);
+    for (int64_t i = begin; i < end; ++i) vectorized<backward_row<T>>(dy.width, dy[i], gate[i], up[i], dgate[i], dup[i]);
   });
 }
 
