@@ -144,37 +144,55 @@ struct alignas(64) Sums {
   float x[kPanel][kPanel];
 };
 
-// to = a panel of a times a panel of b, plus from where that is given: 32 by 32, in four tiles of sums.
-ROPEWALK_AMX inline void multiply_panels(int64_t steps, const bfloat16* a, const bfloat16* b, const float* from, int64_t from_stride,
-                                         float* to, int64_t to_stride) {
-  asm volatile("" ::: "memory");  // the intrinsics do not tell the compiler what they read
-  if (from) {
-    const int64_t bytes = from_stride * 4;
-    _tile_loadd(0, from, bytes);
-    _tile_loadd(1, from + 16, bytes);
-    _tile_loadd(2, from + 16 * from_stride, bytes);
-    _tile_loadd(3, from + 16 * from_stride + 16, bytes);
-  } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  for (int64_t s = 0; s < steps; ++s, a += kStep, b += kStep) {
-    _tile_loadd(6, b, 64);
-    _tile_loadd(4, a, 64);
-    _tile_loadd(7, b + kStep / 2, 64);
-    _tile_loadd(5, a + kStep / 2, 64);
+// The tiles: 0 to 3 hold sums (of rows 0-15 and 16-31, by columns 0-15 and 16-31), 4 and 5 a step of a, 6 and 7 a step of b. The intrinsics
+// do not tell the compiler what memory they read.
+ROPEWALK_AMX inline void load_sums(const float* from, int64_t stride) {
+  asm volatile("" ::: "memory");
+  _tile_loadd(0, from, stride * 4);
+  _tile_loadd(1, from + 16, stride * 4);
+  _tile_loadd(2, from + 16 * stride, stride * 4);
+  _tile_loadd(3, from + 16 * stride + 16, stride * 4);
+}
+
+ROPEWALK_AMX inline void zero_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
+
+ROPEWALK_AMX inline void store_sums(float* to, int64_t stride) {
+  _tile_stored(0, to, stride * 4);
+  _tile_stored(1, to + 16, stride * 4);
+  _tile_stored(2, to + 16 * stride, stride * 4);
+  _tile_stored(3, to + 16 * stride + 16, stride * 4);
+}
+
+// The sums += a panel of a times a panel of b. The next step's tiles are loaded between the products of this one. Those of a are loaded
+// past L1 (the hint T1): they pass by once while the panel of b stays there, of which the usual policy would leave nothing.
+ROPEWALK_AMX inline void add_panels(int64_t steps, const bfloat16* a, const bfloat16* b) {
+  if (steps == 0) return;
+  asm volatile("" ::: "memory");
+  _tile_stream_loadd(4, a, 64);
+  _tile_loadd(6, b, 64);
+  _tile_stream_loadd(5, a + kStep / 2, 64);
+  _tile_loadd(7, b + kStep / 2, 64);
+  for (int64_t s = 1; s < steps; ++s) {
+    a += kStep;
+    b += kStep;
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
+    _tile_stream_loadd(4, a, 64);
     _tile_dpbf16ps(2, 5, 6);
+    _tile_loadd(6, b, 64);
     _tile_dpbf16ps(3, 5, 7);
+    _tile_stream_loadd(5, a + kStep / 2, 64);
+    _tile_loadd(7, b + kStep / 2, 64);
   }
-  const int64_t bytes = to_stride * 4;
-  _tile_stored(0, to, bytes);
-  _tile_stored(1, to + 16, bytes);
-  _tile_stored(2, to + 16 * to_stride, bytes);
-  _tile_stored(3, to + 16 * to_stride + 16, bytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
 }
 
 // The corner [rows, columns] of a block, from and to memory.
@@ -200,28 +218,27 @@ ROPEWALK_AMX inline void store_corner(int64_t rows, int64_t columns, const Sums&
     _mm512_mask_storeu_epi16(to + i * stride, mask, round_pair(_mm512_load_ps(sums.x[i]), _mm512_load_ps(sums.x[i] + 16)));
 }
 
+// The block of c whose corner is (i, j); the panels of a and b are its own.
 template <class C>
-ROPEWALK_AMX inline void multiply_blocks(const Product& p, C* c, int64_t c_stride) {
-  const int64_t panel = steps(p.k) * kStep;
-  for (int64_t j = 0; j < p.n; j += kPanel) {  // a panel of b stays in L1 while those of a pass by
-    for (int64_t i = 0; i < p.m; i += kPanel) {
-      const bfloat16 *a = p.a + i / kPanel * panel, *b = p.b + j / kPanel * panel;
-      const float* const sum = p.sum ? p.sum + i * p.sum_stride + j : nullptr;
-      C* const to = c + i * c_stride + j;
-      const int64_t rows = std::min(kPanel, p.m - i), columns = std::min(kPanel, p.n - j);
-      const bool whole = rows == kPanel && columns == kPanel;
-      if constexpr (std::is_same_v<C, float>) {
-        if (whole) {
-          multiply_panels(steps(p.k), a, b, sum, p.sum_stride, to, c_stride);
-          continue;
-        }
-      }
-      Sums sums;
-      if (sum && !whole) load_corner(rows, columns, sum, p.sum_stride, sums);
-      multiply_panels(steps(p.k), a, b, sum && !whole ? sums.x[0] : sum, whole ? p.sum_stride : kPanel, sums.x[0], kPanel);
-      store_corner(rows, columns, sums, to, c_stride);
-    }
+ROPEWALK_AMX inline void multiply_block(const Product& p, int64_t i, int64_t j, const bfloat16* a, const bfloat16* b, C* c,
+                                        int64_t stride) {
+  const int64_t rows = std::min(kPanel, p.m - i), columns = std::min(kPanel, p.n - j);
+  const bool whole = rows == kPanel && columns == kPanel;
+  const float* const sum = p.sum ? p.sum + i * p.sum_stride + j : nullptr;
+  Sums sums;
+  if (!sum) {
+    zero_sums();
+  } else if (whole) {
+    load_sums(sum, p.sum_stride);
+  } else {
+    load_corner(rows, columns, sum, p.sum_stride, sums);
+    load_sums(sums.x[0], kPanel);
   }
+  add_panels(steps(p.k), a, b);
+  if constexpr (std::is_same_v<C, float>)
+    if (whole) return store_sums(c + i * stride + j, stride);
+  store_sums(sums.x[0], kPanel);
+  store_corner(rows, columns, sums, c + i * stride + j, stride);
 }
 
 }  // namespace
@@ -261,8 +278,10 @@ Tiles::Tiles() { set_up(); }
 Tiles::~Tiles() { release(); }
 
 template <class C>
-ROPEWALK_AMX void multiply(const Product& product, C* c, int64_t c_stride) {
-  multiply_blocks(product, c, c_stride);
+ROPEWALK_AMX void multiply(const Product& p, C* c, int64_t c_stride) {
+  const int64_t panel = steps(p.k) * kStep;
+  for (int64_t j = 0; j < p.n; j += kPanel)
+    for (int64_t i = 0; i < p.m; i += kPanel) multiply_block(p, i, j, p.a + i / kPanel * panel, p.b + j / kPanel * panel, c, c_stride);
 }
 
 template void multiply(const Product&, float*, int64_t);
