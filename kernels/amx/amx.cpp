@@ -5,7 +5,7 @@
 #include <algorithm>
 
 // Only what carries this may use AMX or AVX-512: the rest of this file is compiled for any x86-64.
-#define ROPEWALK_AMX [[gnu::target("arch=x86-64-v4,avx512bf16,amx-tile,amx-bf16")]]
+#define ROPEWALK_AMX [[gnu::target("arch=x86-64-v4,avx512bf16,prfchw,amx-tile,amx-bf16")]]
 
 namespace ropewalk::amx {
 namespace {
@@ -27,14 +27,15 @@ ROPEWALK_AMX inline __m512i row_of(const float* x, __mmask32 columns) {
   return round_pair(_mm512_maskz_loadu_ps(low, x), _mm512_maskz_loadu_ps(high, x + 16));
 }
 
-// The corner [rows, columns] of x as a block, with zeros beyond. Copied first, because rows a power of two apart share few sets of L1.
+// Up to 32 rows of x, side by side in blocks of 32 columns, `step` rows of 64 bytes from one block to the next; zeros fill the last rows
+// and columns. Memory is read along its rows, which is all that its prefetchers understand.
 template <class T>
-ROPEWALK_AMX inline void copy_block(int64_t rows, int64_t columns, const T* x, int64_t stride, void* to) {
+ROPEWALK_AMX inline void copy_rows(int64_t rows, int64_t columns, const T* x, int64_t stride, void* to, int64_t step) {
   auto* const row = static_cast<__m512i*>(to);
-  const int64_t filled = std::min<int64_t>(rows, kPanel);
-  const __mmask32 mask = first(columns);
-  for (int64_t i = 0; i < filled; ++i) _mm512_storeu_si512(row + i, row_of(x + i * stride, mask));
-  for (int64_t i = filled; i < kPanel; ++i) _mm512_storeu_si512(row + i, _mm512_setzero_si512());
+  for (int64_t i = 0; i < kPanel; ++i) {
+    for (int64_t j = 0, block = 0; j < columns; j += 32, ++block)
+      _mm512_storeu_si512(row + block * step + i, i < rows ? row_of(x + i * stride + j, first(columns - j)) : _mm512_setzero_si512());
+  }
 }
 
 ROPEWALK_AMX inline __m128i sixteen_bytes(const uint16_t* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
@@ -101,17 +102,20 @@ ROPEWALK_AMX inline void transpose_pairs(const Block& block, bfloat16* to) {
   }
 }
 
-// Lanes of a block by what they become: whether the rows of x are terms, and what lays a block of x out as a step.
+// Strips of 32 rows of x are copied to L1 and laid out block by block as steps. kRowsAreTerms: the rows of x are terms, and a strip's
+// blocks are the same step of neighbouring panels; else they are the steps of one panel.
 template <bool kRowsAreTerms, auto kLayOut, class T>
 ROPEWALK_AMX inline void pack(int64_t extent, int64_t k, const T* x, int64_t stride, bfloat16* to) {
-  for (int64_t i = 0; i < extent; i += kPanel) {
-    for (int64_t l = 0; l < k; l += kTerms, to += kStep) {
-      Block block;
-      if constexpr (kRowsAreTerms)
-        copy_block(k - l, extent - i, x + l * stride + i, stride, block.x);
-      else
-        copy_block(extent - i, k - l, x + i * stride + l, stride, block.x);
-      kLayOut(block, to);
+  constexpr int64_t kStrip = 16 * 32;  // 32 KiB
+  const int64_t rows = kRowsAreTerms ? k : extent, columns = kRowsAreTerms ? extent : k;
+  const int64_t along_rows = kRowsAreTerms ? kStep : steps(k) * kStep, along_columns = kRowsAreTerms ? steps(k) * kStep : kStep;
+  Block strip[kStrip / 32];
+  for (int64_t i = 0; i < rows; i += 32) {
+    for (int64_t j = 0; j < columns; j += kStrip) {
+      const int64_t width = std::min(kStrip, columns - j);
+      copy_rows(std::min<int64_t>(32, rows - i), width, x + i * stride + j, stride, strip, 32);
+      for (int64_t block = 0; block * 32 < width; ++block)
+        kLayOut(strip[block], to + i / 32 * along_rows + (j / 32 + block) * along_columns);
     }
   }
 }
@@ -168,26 +172,26 @@ ROPEWALK_AMX inline void store_sums(float* to, int64_t stride) {
   _tile_stored(3, to + 16 * stride + 16, stride * 4);
 }
 
-// The sums += a panel of a times a panel of b. The next step's tiles are loaded between the products of this one. Those of a are loaded
-// past L1 (the hint T1): they pass by once while the panel of b stays there, of which the usual policy would leave nothing.
+// The sums += a panel of a times a panel of b. The next step's tiles are loaded between the products of this one. Those of b are loaded
+// past L1 (the hint T1): they pass by once while the panel of a stays there, of which the usual policy would leave nothing.
 ROPEWALK_AMX inline void add_panels(int64_t steps, const bfloat16* a, const bfloat16* b) {
   if (steps == 0) return;
   asm volatile("" ::: "memory");
-  _tile_stream_loadd(4, a, 64);
-  _tile_loadd(6, b, 64);
-  _tile_stream_loadd(5, a + kStep / 2, 64);
-  _tile_loadd(7, b + kStep / 2, 64);
+  _tile_loadd(4, a, 64);
+  _tile_stream_loadd(6, b, 64);
+  _tile_loadd(5, a + kStep / 2, 64);
+  _tile_stream_loadd(7, b + kStep / 2, 64);
   for (int64_t s = 1; s < steps; ++s) {
     a += kStep;
     b += kStep;
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
-    _tile_stream_loadd(4, a, 64);
+    _tile_loadd(4, a, 64);
     _tile_dpbf16ps(2, 5, 6);
-    _tile_loadd(6, b, 64);
+    _tile_stream_loadd(6, b, 64);
     _tile_dpbf16ps(3, 5, 7);
-    _tile_stream_loadd(5, a + kStep / 2, 64);
-    _tile_loadd(7, b + kStep / 2, 64);
+    _tile_loadd(5, a + kStep / 2, 64);
+    _tile_stream_loadd(7, b + kStep / 2, 64);
   }
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(1, 4, 7);
@@ -218,6 +222,12 @@ ROPEWALK_AMX inline void store_corner(int64_t rows, int64_t columns, const Sums&
     _mm512_mask_storeu_epi16(to + i * stride, mask, round_pair(_mm512_load_ps(sums.x[i]), _mm512_load_ps(sums.x[i] + 16)));
 }
 
+// Asks for the lines that a block of c will be stored to, so that they come while its products are computed.
+template <class C>
+ROPEWALK_AMX inline void prefetch_corner(int64_t rows, const C* c, int64_t stride) {
+  for (int64_t i = 0; i < rows; ++i) __builtin_prefetch(c + i * stride, 1);
+}
+
 // The block of c whose corner is (i, j); the panels of a and b are its own.
 template <class C>
 ROPEWALK_AMX inline void multiply_block(const Product& p, int64_t i, int64_t j, const bfloat16* a, const bfloat16* b, C* c,
@@ -234,6 +244,7 @@ ROPEWALK_AMX inline void multiply_block(const Product& p, int64_t i, int64_t j, 
     load_corner(rows, columns, sum, p.sum_stride, sums);
     load_sums(sums.x[0], kPanel);
   }
+  if constexpr (std::is_same_v<C, bfloat16>) prefetch_corner(rows, c + i * stride + j, stride);
   add_panels(steps(p.k), a, b);
   if constexpr (std::is_same_v<C, float>)
     if (whole) return store_sums(c + i * stride + j, stride);
@@ -245,8 +256,7 @@ ROPEWALK_AMX inline void multiply_block(const Product& p, int64_t i, int64_t j, 
 
 template <class T>
 ROPEWALK_AMX void pack_a(int64_t m, int64_t k, const T* x, int64_t stride, bfloat16* to) {
-  for (int64_t i = 0; i < m; i += kPanel)
-    for (int64_t l = 0; l < k; l += kTerms, to += kStep) copy_block(m - i, k - l, x + i * stride + l, stride, to);
+  for (int64_t i = 0; i < m; i += kPanel, to += steps(k) * kStep) copy_rows(std::min(kPanel, m - i), k, x + i * stride, stride, to, kPanel);
 }
 
 template <class T>
@@ -280,8 +290,8 @@ Tiles::~Tiles() { release(); }
 template <class C>
 ROPEWALK_AMX void multiply(const Product& p, C* c, int64_t c_stride) {
   const int64_t panel = steps(p.k) * kStep;
-  for (int64_t j = 0; j < p.n; j += kPanel)
-    for (int64_t i = 0; i < p.m; i += kPanel) multiply_block(p, i, j, p.a + i / kPanel * panel, p.b + j / kPanel * panel, c, c_stride);
+  for (int64_t i = 0; i < p.m; i += kPanel)  // columns inside: c is written along its rows, which memory and its pages like best
+    for (int64_t j = 0; j < p.n; j += kPanel) multiply_block(p, i, j, p.a + i / kPanel * panel, p.b + j / kPanel * panel, c, c_stride);
 }
 
 template void multiply(const Product&, float*, int64_t);
