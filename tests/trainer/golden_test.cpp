@@ -17,7 +17,7 @@ constexpr double kTolerance = 1e-6;
 
 using Golden = std::map<std::string, Tensor>;
 
-std::string golden_file(const std::string& family, const char* ending) { return std::string(GOLDEN_FOLDER) + "/" + family + ending; }
+std::string golden_file(const std::string& family, const char* ending) { return ROPEWALK_SOURCE "/tests/golden/" + family + ending; }
 
 Golden read_golden(const std::string& family) {
   const std::string path = golden_file(family, ".safetensors");
