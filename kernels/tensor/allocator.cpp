@@ -1,13 +1,29 @@
 #include "kernels/tensor/allocator.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <bit>
 #include <new>
 
 namespace ropewalk {
 namespace {
-constexpr std::align_val_t kAlignment{64};
+
+constexpr size_t kCacheLine = 64, kHugePage = 2 << 20;
+
+std::align_val_t alignment(size_t size) { return std::align_val_t{size < kHugePage ? kCacheLine : kHugePage}; }
+
+// Large blocks stand on huge pages where the system has them: a pass over one then meets a page border every 2 MiB instead of every
+// 4 KiB, where address translation and the hardware's prefetching start anew. It is only advice; refusal does no harm.
+void* take(size_t size) {
+  void* const block = ::operator new(size, alignment(size));
+#if defined(MADV_HUGEPAGE)
+  if (size >= kHugePage) madvise(block, size, MADV_HUGEPAGE);
+#endif
+  return block;
 }
+
+}  // namespace
 
 // Deliberately never destroyed: tensors with static lifetime may be freed after any static of ours.
 Allocator& Allocator::host() {
@@ -34,7 +50,7 @@ void* Allocator::allocate(size_t bytes) {
   }
   stats_.reserved += static_cast<int64_t>(size);
   ++stats_.system_calls;
-  return ::operator new(size, kAlignment);
+  return take(size);
 }
 
 void Allocator::release(void* block, size_t bytes) {
@@ -57,7 +73,7 @@ void Allocator::reset_peak() {
 void Allocator::trim() {
   const std::scoped_lock lock(mutex_);
   for (auto& [size, blocks] : cached_) {
-    for (void* block : blocks) ::operator delete(block, kAlignment);
+    for (void* block : blocks) ::operator delete(block, alignment(size));
     stats_.reserved -= static_cast<int64_t>(size * blocks.size());
   }
   cached_.clear();
