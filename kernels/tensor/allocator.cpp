@@ -9,17 +9,15 @@
 namespace ropewalk {
 namespace {
 
-constexpr size_t kCacheLine = 64, kHugePage = 2 << 20;
+constexpr size_t kHugePage = size_t{2} << 20;
 
-std::align_val_t alignment(size_t size) { return std::align_val_t{size < kHugePage ? kCacheLine : kHugePage}; }
+std::align_val_t alignment(size_t size) { return std::align_val_t{size < kHugePage ? 64 : kHugePage}; }
 
-// Large blocks stand on huge pages where the system has them: a pass over one then meets a page border every 2 MiB instead of every
-// 4 KiB, where address translation and the hardware's prefetching start anew. It is only advice; refusal does no harm.
-void* take(size_t size) {
+// Large blocks ask for huge pages: strided walks over matrices otherwise spend much of their time on address translation. A wish, which
+// the system may not grant.
+void* from_system(size_t size) {
   void* const block = ::operator new(size, alignment(size));
-#if defined(MADV_HUGEPAGE)
   if (size >= kHugePage) madvise(block, size, MADV_HUGEPAGE);
-#endif
   return block;
 }
 
@@ -50,7 +48,7 @@ void* Allocator::allocate(size_t bytes) {
   }
   stats_.reserved += static_cast<int64_t>(size);
   ++stats_.system_calls;
-  return take(size);
+  return from_system(size);
 }
 
 void Allocator::release(void* block, size_t bytes) {
@@ -58,6 +56,13 @@ void Allocator::release(void* block, size_t bytes) {
   const std::scoped_lock lock(mutex_);
   stats_.in_use -= static_cast<int64_t>(size);
   cached_[size].push_back(block);
+}
+
+void Allocator::count(int64_t bytes) {
+  const std::scoped_lock lock(mutex_);
+  stats_.in_use += bytes;
+  stats_.reserved += bytes;
+  stats_.peak = std::max(stats_.peak, stats_.in_use);
 }
 
 MemoryStats Allocator::stats() const {
