@@ -45,6 +45,10 @@ ParameterStore::ParameterStore(const Declarations& declarations, const Mesh& mes
     placed.leaf->data = source.narrow(0, placed.offset, placed.shape.numel()).reshape(placed.shape);
     placed.leaf->grad = grad_.narrow(0, placed.offset, placed.shape.numel()).reshape(placed.shape);
   }
+  for (const auto& buffer : declarations.buffers()) {
+    buffer->value = Tensor::zeros(buffer->shape, dtype);
+    buffers_.push_back({.buffer = buffer, .counted = mesh.all().rank() == 0});
+  }
   for (const PlacedPart& part : parts_) initialise(part, seed);
   refresh_working();
 }

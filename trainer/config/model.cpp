@@ -59,11 +59,11 @@ BlockOptions read_mixer(const Node& block, int64_t d_model) {
   return read_attention(block, d_model);
 }
 
-MlpOptions read_ffn(const Node& block) {
-  block["ffn"].choice<bool>({{"mlp", true}});
+BlockOptions read_ffn(const Node& block) {
+  if (!block["ffn"].choice<bool>({{"mlp", true}, {"moe", false}})) return read_moe(block);
   block["act"].choice<bool>({{"silu", true}}, true);
   block["gated"].choice<bool>({{"true", true}}, true);
-  return {.hidden = block["hidden"].size()};
+  return MlpOptions{.hidden = block["hidden"].size()};
 }
 
 bool is_single_mixer(const BlockOptions& block) { return is_mixer(block) && !std::holds_alternative<ParallelOptions>(block); }
@@ -105,7 +105,7 @@ int64_t read_vocabulary(const Node& tokenizer) {
 
 }  // namespace
 
-bool is_ffn(const BlockOptions& block) { return std::holds_alternative<MlpOptions>(block); }
+bool is_ffn(const BlockOptions& block) { return std::holds_alternative<MlpOptions>(block) || std::holds_alternative<MoeOptions>(block); }
 bool is_mixer(const BlockOptions& block) { return !is_ffn(block); }
 
 void expect_block(const Node& node, const std::string& name, const std::map<std::string, BlockOptions>& blocks,
