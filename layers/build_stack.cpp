@@ -6,6 +6,7 @@
 #include "layers/attention.h"
 #include "layers/mamba2.h"
 #include "layers/mlp.h"
+#include "layers/moe.h"
 #include "layers/parallel_mixers.h"
 
 namespace ropewalk {
@@ -83,6 +84,7 @@ class Builder {
   std::unique_ptr<SubLayer> make(const MlpOptions& block, int, const Widths& widths) const {
     return std::make_unique<Mlp>(block, widths, tp_);
   }
+  std::unique_ptr<SubLayer> make(const MoeOptions& block, int, const Widths& widths) const { return std::make_unique<Moe>(block, widths); }
   std::unique_ptr<SubLayer> make(const ParallelOptions& block, int layer, const Widths& widths) const {
     std::vector<std::unique_ptr<SubLayer>> branches;
     for (const std::string& name : block.branches)

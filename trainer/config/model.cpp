@@ -70,8 +70,10 @@ MlpOptions read_mlp(const Node& block) {
 }
 
 BlockOptions read_ffn(const Node& block) {
-  block["ffn"].about("A sub-layer that works on each position by itself.").choice<bool>({{"mlp", true}});
-  return read_mlp(block.as("ffn", "mlp").about("A feed-forward network of two layers."));
+  const Node kind = block["ffn"].about("A sub-layer that works on each position by itself.");
+  if (kind.choice<bool>({{"mlp", true}, {"moe", false}}))
+    return read_mlp(block.as("ffn", "mlp").about("A feed-forward network of two layers."));
+  return read_moe(block.as("ffn", "moe").about("A mixture of experts: each token goes through the few that a router chooses."));
 }
 
 bool is_single_mixer(const BlockOptions& block) { return is_mixer(block) && !std::holds_alternative<ParallelOptions>(block); }
@@ -118,7 +120,7 @@ int64_t read_vocabulary(const Node& tokenizer) {
 
 }  // namespace
 
-bool is_ffn(const BlockOptions& block) { return std::holds_alternative<MlpOptions>(block); }
+bool is_ffn(const BlockOptions& block) { return std::holds_alternative<MlpOptions>(block) || std::holds_alternative<MoeOptions>(block); }
 bool is_mixer(const BlockOptions& block) { return !is_ffn(block); }
 
 void expect_block(const Node& node, const std::string& name, const std::map<std::string, BlockOptions>& blocks,

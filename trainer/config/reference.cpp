@@ -20,6 +20,9 @@ model:
     A: {mixer: attention, heads: 4, kv_heads: 2, head_dim: 16, rope: {theta: 10000}, window: 8}
     B: {mixer: attention, heads: 4, rope: none}
     F: {ffn: mlp, act: silu, gated: true, hidden: 128}
+    E: {ffn: moe, experts: 4, top_k: 2, router: sigmoid_bias, hidden: 64, shared: {hidden: 64, gate: sigmoid}}
+    G: {ffn: moe, experts: 4, router: sigmoid_top1, hidden: 64}
+    J: {ffn: moe, experts: 4, top_k: 2, router: softmax_topk, hidden: 64}
     H: {parallel: {branches: [A, M], combine: mean}}
   sharing: {blocks: [{name: twice, at: [0, 1], concat_embedding: false}], kv: [{from: 2, to: [3]}]}
 )";
