@@ -66,7 +66,8 @@ class Reference : public ::testing::TestWithParam<std::string> {
     model_.store().grad().fill(0);
     const double scale = 1.0 / static_cast<double>(rows() * length());
     return scale * Pipeline(model_.model(), model_.mesh(), model_.pipeline_options())
-                       .forward_backward({make_microbatch(sequences, model_.mesh(), 1, 0)}, scale);
+                       .forward_backward({make_microbatch(sequences, model_.mesh(), 1, 0)}, {.target = scale, .sequence = 0})
+                       .cross_entropy;
   }
 
   Golden golden_;
