@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "layers/attention.h"
+#include "layers/mamba1.h"
 #include "layers/mamba2.h"
 #include "layers/mlp.h"
 #include "layers/moe.h"
@@ -74,6 +75,9 @@ class Builder {
                         .output = options_.d_model,
                         .output_scale = 1 / std::sqrt(static_cast<double>(sub_layers_))};
     return std::visit([&](const auto& chosen) { return make(chosen, layer, widths); }, options_.blocks.at(block));
+  }
+  std::unique_ptr<SubLayer> make(const Mamba1Options& block, int, const Widths& widths) const {
+    return std::make_unique<Mamba1>(block, widths);
   }
   std::unique_ptr<SubLayer> make(const Mamba2Options& block, int, const Widths& widths) const {
     return std::make_unique<Mamba2>(block, widths, tp_);

@@ -56,10 +56,14 @@ AttentionBlockOptions read_attention(const Node& block, int64_t d_model) {
 }
 
 BlockOptions read_mixer(const Node& block, int64_t d_model) {
-  enum Mixer { kMamba2, kAttention };
+  enum Mixer { kMamba1, kMamba2, kAttention };
   const Node kind = block["mixer"].about("A sub-layer that mixes along the sequence.");
-  if (kind.choice<Mixer>({{"mamba2", kMamba2}, {"attention", kAttention}}) == kMamba2)
-    return read_mamba2(block.as("mixer", "mamba2").about("Mamba-2: a scan with a scalar decay for each head (SSD)."));
+  switch (kind.choice<Mixer>({{"mamba1", kMamba1}, {"mamba2", kMamba2}, {"attention", kAttention}})) {
+    case kMamba1:
+      return read_mamba1(block.as("mixer", "mamba1").about("Mamba-1: a selective scan with a decay for each channel (S6)."), d_model);
+    case kMamba2: return read_mamba2(block.as("mixer", "mamba2").about("Mamba-2: a scan with a decay for each head (SSD)."));
+    case kAttention: break;
+  }
   return read_attention(block.as("mixer", "attention").about("Causal attention with grouped queries."), d_model);
 }
 

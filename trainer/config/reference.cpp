@@ -17,6 +17,7 @@ model:
   tie_embeddings: false
   blocks:
     M: {mixer: mamba2, heads: 8, head_dim: 16, state: 16, groups: 1, conv: 4, chunk: 64}
+    S: {mixer: mamba1, dt_rank: 4}
     A: {mixer: attention, heads: 4, kv_heads: 2, head_dim: 16, rope: {theta: 10000}, window: 8}
     B: {mixer: attention, heads: 4, rope: none}
     F: {ffn: mlp, act: silu, gated: true, hidden: 128}

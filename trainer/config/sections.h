@@ -10,6 +10,7 @@
 namespace ropewalk {
 
 ModelOptions read_model(const Node& node);
+Mamba1Options read_mamba1(const Node& block, int64_t d_model);
 MoeOptions read_moe(const Node& block);
 std::vector<std::vector<std::string>> read_layout(const Node& node, const std::map<std::string, BlockOptions>& blocks);
 void read_sharing(const Node& node, ModelOptions& model);
