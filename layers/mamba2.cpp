@@ -1,6 +1,7 @@
 #include "layers/mamba2.h"
 
 #include "kernels/causal_conv1d/causal_conv1d.h"
+#include "kernels/gated_norm/gated_norm.h"
 #include "kernels/gated_rms_norm/gated_rms_norm.h"
 #include "kernels/linear/linear.h"
 #include "kernels/ssd/ssd.h"
@@ -77,11 +78,15 @@ Var Mamba2::forward(const Var& u_BSD, Carry&, const Context& ctx) const {
   // From the run before: a neighbour rank, the cache, or a document's reset.
   const Var h0 = enter_state(ssd_chunk_states(ssd), ssd_first_chunks(runs, options_.chunk), ctx, kStateSlot);
   const Var y_BSI = merge_heads(ssd_chunk_outputs(ssd, h0));
-  // Where there are more ranks than groups, a group's channels lie on several ranks.
+  return tp_leave(linear(gated(y_BSI, z_BSI), out_proj_), tp_);
+}
+
+Var Mamba2::gated(const Var& y_BSI, const Var& z_BSI) const {
+  if (norm_group_.size() == 1) return gated_norm(y_BSI, z_BSI, norm_weight_, groups_, kNormEps);
+  // There are more ranks than groups: a group's channels lie on several ranks.
   const Var squares_BSG = tp_sum_statistic(gated_square_sum(y_BSI, z_BSI, groups_), norm_group_);
   const int64_t group_width = options_.heads * options_.head_dim / options_.groups;
-  const Var gated_BSI = gated_rms_norm(y_BSI, z_BSI, norm_weight_, squares_BSG, group_width, kNormEps);
-  return tp_leave(linear(gated_BSI, out_proj_), tp_);
+  return gated_rms_norm(y_BSI, z_BSI, norm_weight_, squares_BSG, group_width, kNormEps);
 }
 
 std::vector<State> Mamba2::make_states(int64_t batch, int64_t, DType dtype) const {

@@ -18,6 +18,8 @@ class Mamba2 : public SubLayer {
   std::vector<State> make_states(int64_t batch, int64_t capacity, DType dtype) const override;
 
  private:
+  Var gated(const Var& y_BSI, const Var& z_BSI) const;
+
   Mamba2Options options_;
   Widths widths_;
   TensorParallel tp_;
