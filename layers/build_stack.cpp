@@ -42,14 +42,21 @@ class Builder {
     } else {
       core = make(block, layer, concat);
     }
-    const std::string owner = shared ? "shared." + shared->name : fmt::format("layers.{}", layer);
-    return CallSite(core, {.layer = layer,
+    const std::string kind = unique_kind(*core, layer);
+    const std::string site_name = fmt::format("layers.{}.{}", layer, kind);
+    return CallSite(core, {.name = site_name,
                            .d_model = options_.d_model,
                            .concat_embedding = concat,
                            .norm = options_.norm,
                            .residual_scale = options_.scales.residual,
                            .recompute = recompute_,
-                           .core_name = fmt::format("{}.{}", owner, core->kind())});
+                           .core_name = shared ? fmt::format("shared.{}.{}", shared->name, kind) : site_name});
+  }
+
+  // mlp, and then mlp_1 for a second of its kind in the same layer.
+  std::string unique_kind(const SubLayer& core, int layer) {
+    const int before = kinds_in_layer_[{layer, core.kind()}]++;
+    return before == 0 ? core.kind() : fmt::format("{}_{}", core.kind(), before);
   }
 
   KeyValueSharing key_values(int layer) const {
@@ -90,6 +97,7 @@ class Builder {
   const TensorParallel& tp_;
   Recompute recompute_;
   int64_t sub_layers_ = 0;
+  std::map<std::pair<int, std::string>, int> kinds_in_layer_;
   std::map<std::pair<std::string, size_t>, std::shared_ptr<SubLayer>> shared_cores_;
 };
 

@@ -14,7 +14,7 @@ Ports CallSite::ports() const {
 void CallSite::declare(Declarations& declarations) {
   core_->declare(declarations, options_.core_name);
   const int64_t width = options_.concat_embedding ? 2 * options_.d_model : options_.d_model;
-  norm_.declare(declarations, fmt::format("layers.{}.{}.input_norm", options_.layer, core_->kind()), width);
+  norm_.declare(declarations, options_.name + ".input_norm", width);
 }
 
 Var CallSite::normed(const Carry& carry, const Context& ctx) const {

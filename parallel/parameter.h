@@ -59,7 +59,8 @@ struct ParameterSpec {
   // For an unsplit parameter: its copies on the tensor ranks get addends of the gradient, not equal gradients, because each sees only its
   // slice of the sequence or its heads. (The copies of a replicated block always do.)
   bool owed_over_tensor = false;
-  int reads = 1;  // ops of one call that read it: each contributes to the gradient once
+  double active = 1;  // share of it that one token uses: top_k / experts for the experts of an MoE
+  int reads = 1;      // ops of one call that read it: each contributes to the gradient once
 };
 
 // Norms, biases, A_log, D and dt_bias do not decay unless a group says so.

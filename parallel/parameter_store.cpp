@@ -37,7 +37,8 @@ ParameterStore::ParameterStore(const Declarations& declarations, const Mesh& mes
 
   const DType dtype = wide(compute);
   master_ = Tensor::empty({numel_}, dtype);
-  grad_ = Tensor::zeros({numel_}, dtype);
+  grad_ = mesh.tokens().allocate_shared({numel_}, dtype);
+  grad_.fill(0);
   if (compute == DType::kBFloat16) working_ = Tensor::empty({numel_}, compute);
   for (const PlacedLeaf& placed : leaves_) {
     const Tensor& source = working_ && !placed.read_wide ? working_ : master_;

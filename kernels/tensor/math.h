@@ -1,4 +1,4 @@
-// Scalar functions that the compiler vectorizes inside ROPEWALK_VECTORIZED loops.
+// Scalar functions that the compiler vectorizes inside vectorized leaves.
 #pragma once
 
 #include <algorithm>

@@ -25,7 +25,8 @@ TEST(Config, RefusesUnknownKeysAndNamesTheNearest) {
       {"data:\n", "kernels: {attention: auto}\ndata:\n",
        "configs/x.yaml:14: kernels: unknown key; expected one of model, optimizer, data, train, parallel, checkpoint or run"},
       {"kind: ssm}", "kind: ssm, roles: norm}", "configs/x.yaml:13: optimizer.groups.0.match.roles: unknown key; did you mean role?"},
-      {"pattern: MFAFHF}", "pattern: MFAFHF, ffn: F}", "configs/x.yaml:8: model.layout.ffn: unknown key; expected one of pattern or ratio"},
+      {"pattern: MFAFHF}", "pattern: MFAFHF, ffn: F}",
+       "configs/x.yaml:8: model.layout.ffn: unknown key; expected one of pattern, ratio, rules or units"},
   });
 }
 
@@ -154,7 +155,7 @@ TEST(Config, SaysWhatThisBuildHas) {
       {"state: 16", "state: 16, gate_norm: {group: head}",
        "configs/x.yaml:4: model.blocks.M.gate_norm.group: expected per_group or all, given head"},
       {"d_model: 64", "d_model: 64\n  tokenizer: {vocab: 50304}",
-       "configs/x.yaml:3: model.tokenizer: expected bytes (this build has no data that is already tokenized), given a mapping"},
+       "configs/x.yaml:3: model.tokenizer: {vocab: N} is for data that is tokenized already; text needs bytes"},
       {"d_model: 64", "d_model: 64\n  tokenizer: spm.model",
        "configs/x.yaml:3: model.tokenizer: expected bytes (all that this build has), given spm.model"},
       {"type: text", "type: mqar", "configs/x.yaml:15: data.source.type: expected text (all that this build has), given mqar"},

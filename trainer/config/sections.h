@@ -37,7 +37,10 @@ std::optional<std::array<double, N>> read_multipliers(const Node& node) {
 
 bool is_mixer(const BlockOptions& block);  // a mixer, or several side by side
 bool is_ffn(const BlockOptions& block);
-// The name at `node`, of a block for which `fits` holds; `what` says which those are.
+// Throws unless `name`, said at `node`, is that of a block for which `fits` holds; `what` says which those are.
+void expect_block(const Node& node, const std::string& name, const std::map<std::string, BlockOptions>& blocks,
+                  bool (*fits)(const BlockOptions&), const std::string& what);
+// The name at `node`, of a block of that sort.
 std::string read_block_name(const Node& node, const std::map<std::string, BlockOptions>& blocks, bool (*fits)(const BlockOptions&),
                             const std::string& what);
 
