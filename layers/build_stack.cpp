@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "layers/attention.h"
+#include "layers/mamba1.h"
 #include "layers/mamba2.h"
 #include "layers/mlp.h"
 #include "layers/moe.h"
@@ -77,6 +78,9 @@ class Builder {
                              .norm = options_.norm,
                              .init = options_.init};
     return std::visit([&](const auto& chosen) { return make(chosen, layer, build); }, options_.blocks.at(block));
+  }
+  std::unique_ptr<SubLayer> make(const Mamba1Options& block, int, const BuildContext& build) const {
+    return std::make_unique<Mamba1>(block, build);
   }
   std::unique_ptr<SubLayer> make(const Mamba2Options& block, int, const BuildContext& build) const {
     return std::make_unique<Mamba2>(block, build, tp_);

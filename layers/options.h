@@ -44,6 +44,13 @@ struct GateNormOptions {
   bool operator==(const GateNormOptions&) const = default;
 };
 
+struct Mamba1Options {
+  int64_t state = 16, expand = 2, conv = 4;  // inner width: expand * d_model
+  int64_t dt_rank = 0, heads = 1;
+  bool dtbc_norm = false;  // RMS norms of dt, B and C
+  bool operator==(const Mamba1Options&) const = default;
+};
+
 struct Mamba2Options {
   int64_t heads = 0, head_dim = 0, state = 0;
   int64_t groups = 1, conv = 4, chunk = 128;
@@ -109,7 +116,7 @@ struct ParallelOptions {
   bool operator==(const ParallelOptions&) const = default;
 };
 
-using BlockOptions = std::variant<Mamba2Options, AttentionBlockOptions, MlpOptions, MoeOptions, ParallelOptions>;
+using BlockOptions = std::variant<Mamba1Options, Mamba2Options, AttentionBlockOptions, MlpOptions, MoeOptions, ParallelOptions>;
 
 // The layers `at` use one set of parameters. With concat_embedding their mixer reads [x; embedding], 2 d_model wide.
 struct SharedBlockOptions {

@@ -136,7 +136,7 @@ TEST(Config, RefusesImpossibleSizesAndNumbers) {
 
 TEST(Config, SaysWhatThisBuildHas) {
   expect_messages({
-      {"mixer: mamba2", "mixer: mamba1", "configs/x.yaml:4: model.blocks.M.mixer: expected mamba2 or attention, given mamba1"},
+      {"mixer: mamba2", "mixer: mamba3", "configs/x.yaml:4: model.blocks.M.mixer: expected mamba1, mamba2 or attention, given mamba3"},
       {"ffn: mlp", "ffn: moe", "configs/x.yaml:6: model.blocks.F.experts: required, not given"},
       {"hidden: 128", "hidden: 128, act: relu",
        "configs/x.yaml:6: model.blocks.F.act: expected silu, gelu, gelu_tanh or relu2, given relu"},

@@ -95,7 +95,7 @@ TEST_P(Reference, HasTheSameLossAndGradients) {
   EXPECT_EQ(compared, static_cast<size_t>(std::count_if(golden_.begin(), golden_.end(), is_gradient)));
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Reference, ::testing::Values("llama", "mamba2"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Families, Reference, ::testing::Values("llama", "mamba", "mamba2"), [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace ropewalk

@@ -8,8 +8,12 @@ namespace {
 constexpr int64_t kByteVocabulary = 257;  // the bytes, and the end of a document
 
 BlockOptions read_mixer(const Node& block, int64_t d_model) {
-  enum Mixer { kMamba2, kAttention };
-  if (block["mixer"].choice<Mixer>({{"mamba2", kMamba2}, {"attention", kAttention}}) == kMamba2) return read_mamba2(block);
+  enum Mixer { kMamba1, kMamba2, kAttention };
+  switch (block["mixer"].choice<Mixer>({{"mamba1", kMamba1}, {"mamba2", kMamba2}, {"attention", kAttention}})) {
+    case kMamba1: return read_mamba1(block, d_model);
+    case kMamba2: return read_mamba2(block);
+    case kAttention: break;
+  }
   return read_attention(block, d_model);
 }
 
