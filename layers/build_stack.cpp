@@ -3,8 +3,10 @@
 #include <algorithm>
 
 #include "layers/attention.h"
+#include "layers/mamba1.h"
 #include "layers/mamba2.h"
 #include "layers/mlp.h"
+#include "layers/moe.h"
 #include "layers/parallel_mixers.h"
 
 namespace ropewalk {
@@ -77,6 +79,9 @@ class Builder {
                              .init = options_.init};
     return std::visit([&](const auto& chosen) { return make(chosen, layer, build); }, options_.blocks.at(block));
   }
+  std::unique_ptr<SubLayer> make(const Mamba1Options& block, int, const BuildContext& build) const {
+    return std::make_unique<Mamba1>(block, build);
+  }
   std::unique_ptr<SubLayer> make(const Mamba2Options& block, int, const BuildContext& build) const {
     return std::make_unique<Mamba2>(block, build, tp_);
   }
@@ -85,6 +90,9 @@ class Builder {
   }
   std::unique_ptr<SubLayer> make(const MlpOptions& block, int, const BuildContext& build) const {
     return std::make_unique<Mlp>(block, build, tp_);
+  }
+  std::unique_ptr<SubLayer> make(const MoeOptions& block, int, const BuildContext& build) const {
+    return std::make_unique<Moe>(block, build);
   }
   std::unique_ptr<SubLayer> make(const ParallelOptions& block, int layer, const BuildContext& build) const {
     std::vector<std::unique_ptr<SubLayer>> branches;

@@ -10,6 +10,7 @@
 
 #include "kernels/activation/activation.h"
 #include "kernels/rope/rope.h"
+#include "kernels/router/router.h"
 
 namespace ropewalk {
 
@@ -41,6 +42,13 @@ struct GateNormOptions {
   enum Order { kGateFirst, kNormFirst, kNone } order = kGateFirst;
   enum Group { kPerGroup, kAll } group = kPerGroup;  // of channels that share their statistics: those of a B/C group, or all
   bool operator==(const GateNormOptions&) const = default;
+};
+
+struct Mamba1Options {
+  int64_t state = 16, expand = 2, conv = 4;  // inner width: expand * d_model
+  int64_t dt_rank = 0, heads = 1;
+  bool dtbc_norm = false;  // RMS norms of dt, B and C
+  bool operator==(const Mamba1Options&) const = default;
 };
 
 struct Mamba2Options {
@@ -76,6 +84,25 @@ struct MlpOptions {
   bool operator==(const MlpOptions&) const = default;
 };
 
+struct SharedExpertOptions {
+  int64_t hidden = 0;
+  bool gated = false;  // each token by a sigmoid of its own
+  bool operator==(const SharedExpertOptions&) const = default;
+};
+
+struct MoeOptions {
+  int64_t experts = 0, hidden = 0;
+  Activation act = Activation::kSilu;
+  bool gated = true;     // each expert is down(act(gate) * up), else down(act(up)); the shared one likewise
+  RouterOptions router;  // keys: router, top_k, renorm, scale, groups, top_groups
+  bool router_bias = false;
+  double bias_update = 0.001;  // sigmoid_bias: how far the bias moves a step
+  int64_t sinkhorn = 8;        // sigmoid_top1: iterations
+  double balance = 0, z = 0;   // coefficients of the auxiliary losses, which are means over sequences
+  std::optional<SharedExpertOptions> shared{};
+  bool operator==(const MoeOptions&) const = default;
+};
+
 // How parallel branches become one:
 //   sum, mean     sum_i out_scale_i y_i, divided by their number for the mean
 //   normed_mean   mean of rms_norm_i(y_i), each with a weight of its own
@@ -89,7 +116,7 @@ struct ParallelOptions {
   bool operator==(const ParallelOptions&) const = default;
 };
 
-using BlockOptions = std::variant<Mamba2Options, AttentionBlockOptions, MlpOptions, ParallelOptions>;
+using BlockOptions = std::variant<Mamba1Options, Mamba2Options, AttentionBlockOptions, MlpOptions, MoeOptions, ParallelOptions>;
 
 // The layers `at` use one set of parameters. With concat_embedding their mixer reads [x; embedding], 2 d_model wide.
 struct SharedBlockOptions {

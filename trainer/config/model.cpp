@@ -8,14 +8,18 @@ namespace {
 constexpr int64_t kByteVocabulary = 257;  // the bytes, and the end of a document
 
 BlockOptions read_mixer(const Node& block, int64_t d_model) {
-  enum Mixer { kMamba2, kAttention };
-  if (block["mixer"].choice<Mixer>({{"mamba2", kMamba2}, {"attention", kAttention}}) == kMamba2) return read_mamba2(block);
+  enum Mixer { kMamba1, kMamba2, kAttention };
+  switch (block["mixer"].choice<Mixer>({{"mamba1", kMamba1}, {"mamba2", kMamba2}, {"attention", kAttention}})) {
+    case kMamba1: return read_mamba1(block, d_model);
+    case kMamba2: return read_mamba2(block);
+    case kAttention: break;
+  }
   return read_attention(block, d_model);
 }
 
-MlpOptions read_ffn(const Node& block) {
-  block["ffn"].choice<bool>({{"mlp", true}});
-  return read_mlp(block);
+BlockOptions read_ffn(const Node& block) {
+  if (block["ffn"].choice<bool>({{"mlp", true}, {"moe", false}})) return read_mlp(block);
+  return read_moe(block);
 }
 
 std::map<std::string, BlockOptions> read_blocks(const Node& node, int64_t d_model) {
@@ -73,7 +77,7 @@ void expect_divisor(const Node& node, int64_t given, const std::string& of, int6
   if (whole % given != 0) throw node.error(fmt::format("expected a divisor of {} ({}), given {}", of, whole, given));
 }
 
-bool is_ffn(const BlockOptions& block) { return std::holds_alternative<MlpOptions>(block); }
+bool is_ffn(const BlockOptions& block) { return std::holds_alternative<MlpOptions>(block) || std::holds_alternative<MoeOptions>(block); }
 bool is_mixer(const BlockOptions& block) { return !is_ffn(block); }
 
 void expect_block(const Node& node, const std::string& name, const std::map<std::string, BlockOptions>& blocks,

@@ -11,6 +11,8 @@
 namespace ropewalk {
 
 ModelOptions read_model(const Node& node);
+Mamba1Options read_mamba1(const Node& block, int64_t d_model);
+MoeOptions read_moe(const Node& block);
 Mamba2Options read_mamba2(const Node& block);
 AttentionBlockOptions read_attention(const Node& block, int64_t d_model);
 MlpOptions read_mlp(const Node& block);
