@@ -1,11 +1,12 @@
 #include "layers/build_stack.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "layers/attention.h"
+#include "layers/mamba1.h"
 #include "layers/mamba2.h"
 #include "layers/mlp.h"
+#include "layers/moe.h"
 #include "layers/parallel_mixers.h"
 
 namespace ropewalk {
@@ -43,12 +44,21 @@ class Builder {
     } else {
       core = make(block, layer, concat);
     }
-    const std::string owner = shared ? "shared." + shared->name : fmt::format("layers.{}", layer);
-    return CallSite(core, {.layer = layer,
+    const std::string kind = unique_kind(*core, layer);
+    const std::string site_name = fmt::format("layers.{}.{}", layer, kind);
+    return CallSite(core, {.name = site_name,
                            .d_model = options_.d_model,
                            .concat_embedding = concat,
+                           .norm = options_.norm,
+                           .residual_scale = options_.scales.residual,
                            .recompute = recompute_,
-                           .core_name = fmt::format("{}.{}", owner, core->kind())});
+                           .core_name = shared ? fmt::format("shared.{}.{}", shared->name, kind) : site_name});
+  }
+
+  // mlp, and then mlp_1 for a second of its kind in the same layer.
+  std::string unique_kind(const SubLayer& core, int layer) {
+    const int before = kinds_in_layer_[{layer, core.kind()}]++;
+    return before == 0 ? core.kind() : fmt::format("{}_{}", core.kind(), before);
   }
 
   KeyValueSharing key_values(int layer) const {
@@ -62,31 +72,40 @@ class Builder {
   }
 
   std::unique_ptr<SubLayer> make(const std::string& block, int layer, bool concat) const {
-    const Widths widths{.input = concat ? 2 * options_.d_model : options_.d_model,
-                        .output = options_.d_model,
-                        .output_scale = 1 / std::sqrt(static_cast<double>(sub_layers_))};
-    return std::visit([&](const auto& chosen) { return make(chosen, layer, widths); }, options_.blocks.at(block));
+    const BuildContext build{.input = concat ? 2 * options_.d_model : options_.d_model,
+                             .output = options_.d_model,
+                             .sub_layers = sub_layers_,
+                             .norm = options_.norm,
+                             .init = options_.init};
+    return std::visit([&](const auto& chosen) { return make(chosen, layer, build); }, options_.blocks.at(block));
   }
-  std::unique_ptr<SubLayer> make(const Mamba2Options& block, int, const Widths& widths) const {
-    return std::make_unique<Mamba2>(block, widths, tp_);
+  std::unique_ptr<SubLayer> make(const Mamba1Options& block, int, const BuildContext& build) const {
+    return std::make_unique<Mamba1>(block, build);
   }
-  std::unique_ptr<SubLayer> make(const AttentionBlockOptions& block, int layer, const Widths& widths) const {
-    return std::make_unique<Attention>(block, widths, key_values(layer), tp_);
+  std::unique_ptr<SubLayer> make(const Mamba2Options& block, int, const BuildContext& build) const {
+    return std::make_unique<Mamba2>(block, build, tp_);
   }
-  std::unique_ptr<SubLayer> make(const MlpOptions& block, int, const Widths& widths) const {
-    return std::make_unique<Mlp>(block, widths, tp_);
+  std::unique_ptr<SubLayer> make(const AttentionBlockOptions& block, int layer, const BuildContext& build) const {
+    return std::make_unique<Attention>(block, build, key_values(layer), tp_);
   }
-  std::unique_ptr<SubLayer> make(const ParallelOptions& block, int layer, const Widths& widths) const {
+  std::unique_ptr<SubLayer> make(const MlpOptions& block, int, const BuildContext& build) const {
+    return std::make_unique<Mlp>(block, build, tp_);
+  }
+  std::unique_ptr<SubLayer> make(const MoeOptions& block, int, const BuildContext& build) const {
+    return std::make_unique<Moe>(block, build);
+  }
+  std::unique_ptr<SubLayer> make(const ParallelOptions& block, int layer, const BuildContext& build) const {
     std::vector<std::unique_ptr<SubLayer>> branches;
     for (const std::string& name : block.branches)
-      branches.push_back(std::visit([&](const auto& branch) { return make(branch, layer, widths); }, options_.blocks.at(name)));
-    return std::make_unique<ParallelMixers>(block.combine, std::move(branches));
+      branches.push_back(std::visit([&](const auto& branch) { return make(branch, layer, build); }, options_.blocks.at(name)));
+    return std::make_unique<ParallelMixers>(block, build, std::move(branches));
   }
 
   const ModelOptions& options_;
   const TensorParallel& tp_;
   Recompute recompute_;
   int64_t sub_layers_ = 0;
+  std::map<std::pair<int, std::string>, int> kinds_in_layer_;
   std::map<std::pair<std::string, size_t>, std::shared_ptr<SubLayer>> shared_cores_;
 };
 

@@ -19,7 +19,7 @@ constexpr int64_t kTokensATask = 8;
 
 // `omp simd` only lets the compiler keep one maximum or sum a lane.
 template <class W>
-ROPEWALK_VECTORIZED W largest(int64_t n, const W* logits) {
+W largest(int64_t n, const W* logits) {
   W best = -std::numeric_limits<W>::infinity();
 #pragma omp simd reduction(max : best)
   for (int64_t v = 0; v < n; ++v) best = logits[v] > best ? logits[v] : best;
@@ -27,7 +27,7 @@ ROPEWALK_VECTORIZED W largest(int64_t n, const W* logits) {
 }
 
 template <class W>
-ROPEWALK_VECTORIZED W sum_exp(int64_t n, const W* logits, W offset) {
+W sum_exp(int64_t n, const W* logits, W offset) {
   W sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t v = 0; v < n; ++v) sum += fast_exp(logits[v] - offset);
@@ -36,12 +36,17 @@ ROPEWALK_VECTORIZED W sum_exp(int64_t n, const W* logits, W offset) {
 
 // logits -> exp(logits - log_sum_exp) * scale, in place
 template <class W>
-ROPEWALK_VECTORIZED void scaled_softmax(int64_t n, W* logits, W log_sum_exp, W scale) {
+void scaled_softmax(int64_t n, W* logits, W log_sum_exp, W scale) {
   for (int64_t v = 0; v < n; ++v) logits[v] = fast_exp(logits[v] - log_sum_exp) * scale;
 }
 
+template <class W>
+void scale_row(int64_t n, W* logits, W factor) {
+  for (int64_t v = 0; v < n; ++v) logits[v] *= factor;
+}
+
 template <class To, class From>
-ROPEWALK_VECTORIZED void convert_row(int64_t n, const From* from, To* to) {
+void convert_row(int64_t n, const From* from, To* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = To(from[i]);
 }
 
@@ -51,8 +56,8 @@ struct OnlineSum {
   W offset = -std::numeric_limits<W>::infinity(), sum = 0;
 
   void add(int64_t n, const W* logits) {
-    const W next = std::max(offset, largest(n, logits));
-    sum = sum * std::exp(offset - next) + sum_exp(n, logits, next);
+    const W next = std::max(offset, vectorized<largest<W>>(n, logits));
+    sum = sum * std::exp(offset - next) + vectorized<sum_exp<W>>(n, logits, next);
     offset = next;
   }
   W log() const { return offset + std::log(sum); }
@@ -100,12 +105,14 @@ void run(const HeadScoresForward& args) {
   args.target_logit.fill(0);
   W *log_sum_exp = args.log_sum_exp.data<W>(), *target_logit = args.target_logit.data<W>();
   const int64_t* target = args.target.data<int64_t>();
+  const W scale = static_cast<W>(args.logit_scale);
   for_each_token_block<T>(args.x, args.target, [&](std::span<const int64_t> tokens, const Tensor& x) {
     std::vector<OnlineSum<W>> sums(tokens.size());
     for_each_row_block(x, args.weight, [&](int64_t first, const Tensor&, const Tensor& logits) {
       const auto block = rows_of<W>(logits);
       parallel_ranges(block.count, kTokensATask, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
+          if (scale != 1) vectorized<scale_row<W>>(block.width, block[i], scale);
           sums[i].add(block.width, block[i]);
           const int64_t row = target[tokens[i]] - args.first_row - first;
           if (row >= 0 && row < block.width) target_logit[tokens[i]] = block[i][row];
@@ -116,22 +123,24 @@ void run(const HeadScoresForward& args) {
   });
 }
 
-// Turns a block of logits into the gradients of its logits, in the dtype of x. `first` is the block's first row of weight.
+// Turns a block of x . weight into its gradients, in the dtype of x. `first` is the block's first row of weight.
 template <class T>
 Tensor logit_gradients(const HeadScoresBackward& args, std::span<const int64_t> tokens, int64_t first, const Tensor& logits) {
   using W = Wide<T>;
   const W *log_sum_exp = args.log_sum_exp.data<W>(), *d_log_sum_exp = args.d_log_sum_exp.data<W>();
   const W* d_target_logit = args.d_target_logit.data<W>();
   const int64_t* target = args.target.data<int64_t>();
+  const W scale = static_cast<W>(args.logit_scale);
   const auto block = rows_of<W>(logits);
   const Tensor result = std::is_same_v<T, W> ? logits : Tensor::empty(logits.shape(), dtype_of<T>());
   T* rounded = result.data<T>();
   parallel_ranges(block.count, kTokensATask, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t token = tokens[i], row = target[token] - args.first_row - first;
-      scaled_softmax(block.width, block[i], log_sum_exp[token], d_log_sum_exp[token]);
-      if (row >= 0 && row < block.width) block[i][row] += d_target_logit[token];
-      if constexpr (!std::is_same_v<T, W>) convert_row(block.width, block[i], rounded + i * block.width);
+      if (scale != 1) vectorized<scale_row<W>>(block.width, block[i], scale);
+      vectorized<scaled_softmax<W>>(block.width, block[i], log_sum_exp[token], scale * d_log_sum_exp[token]);
+      if (row >= 0 && row < block.width) block[i][row] += scale * d_target_logit[token];
+      if constexpr (!std::is_same_v<T, W>) vectorized<convert_row<T, W>>(block.width, block[i], rounded + i * block.width);
     }
   });
   return result;
@@ -154,7 +163,7 @@ void run(const HeadScoresBackward& args) {
     const auto from = rows_of<W>(dx_block);
     const auto to = rows_of<T>(args.dx);
     parallel_ranges(from.count, kTokensATask, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) convert_row(from.width, from[i], to[tokens[i]]);
+      for (int64_t i = begin; i < end; ++i) vectorized<convert_row<T, W>>(from.width, from[i], to[tokens[i]]);
     });
   });
 }

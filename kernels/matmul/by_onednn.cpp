@@ -8,6 +8,7 @@
 #include <mutex>
 
 #include "kernels/matmul/problem.h"
+#include "kernels/tensor/isa.h"
 #include "kernels/tensor/parallel_for.h"
 
 namespace ropewalk::matmul {
@@ -29,7 +30,10 @@ class OnOneThread {
 };
 
 const dnnl::engine& engine() {
-  static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
+  static const dnnl::engine cpu = [] {
+    isa();  // limits oneDNN, which takes no limit once it has made its first primitive
+    return dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
   return cpu;
 }
 

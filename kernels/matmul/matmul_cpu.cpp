@@ -84,7 +84,7 @@ void multiply_block(const Problem& p, tile::Matrix<double> a, tile::Matrix<doubl
       tile::transpose(n, k, b_lj.data, p.b_stride, panel.data(), kBlock);
       b_lj = {panel.data(), kBlock};
     }
-    tile::multiply_add(m, n, k, from(a, i, l), b_lj.data, b_lj.row, c_ij, p.c_stride);
+    vectorized<tile::multiply_add<double>>(m, n, k, from(a, i, l), b_lj.data, b_lj.row, c_ij, p.c_stride);
   }
 }
 

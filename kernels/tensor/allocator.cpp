@@ -58,6 +58,13 @@ void Allocator::release(void* block, size_t bytes) {
   cached_[size].push_back(block);
 }
 
+void Allocator::count(int64_t bytes) {
+  const std::scoped_lock lock(mutex_);
+  stats_.in_use += bytes;
+  stats_.reserved += bytes;
+  stats_.peak = std::max(stats_.peak, stats_.in_use);
+}
+
 MemoryStats Allocator::stats() const {
   const std::scoped_lock lock(mutex_);
   return stats_;
