@@ -10,7 +10,6 @@
 // B batch, S sequence, D model, I inner = H heads * P channels, N state, R dt_rank.
 namespace ropewalk {
 namespace {
-constexpr double kNormEps = 1e-5;
 constexpr int kHaloSlot = 0, kStateSlot = 1;
 
 ParameterSpec parameter(const std::string& name, const Shape& shape, Role role, const Init& init) {
@@ -18,14 +17,14 @@ ParameterSpec parameter(const std::string& name, const Shape& shape, Role role, 
 }
 
 Var side_by_side(const Vars& parts) { return parts.size() == 1 ? parts.front() : concat_last(parts); }
-
-Var normed(const Var& x, const Var& weight) { return weight ? rms_norm(x, weight, kNormEps, x.dtype()) : x; }
 }  // namespace
+
+Var Mamba1::normed(const Var& x, const Var& weight) const { return weight ? rms_norm(x, weight, build_.norm.eps, x.dtype()) : x; }
 
 Mamba1::Head Mamba1::declare_head(Declarations& declarations, const std::string& name) const {
   const int64_t channels = inner_ / options_.heads, rank = options_.dt_rank, state = options_.state;
   const auto projection = [&](const std::string& part, int64_t rows) {
-    return parameter(name + ".x_proj." + part, {rows, channels}, Role::kWeight, linear_init(channels));
+    return parameter(name + ".x_proj." + part, {rows, channels}, Role::kWeight, build_.linear_init(channels));
   };
   const auto norm = [&](const std::string& part, int64_t width) {
     if (!options_.dtbc_norm) return Var();
@@ -35,7 +34,7 @@ Mamba1::Head Mamba1::declare_head(Declarations& declarations, const std::string&
           .dt_norm = norm("dt", rank),
           .b_norm = norm("b", state),
           .c_norm = norm("c", state),
-          .dt_proj = declarations.declare(parameter(name + ".dt_proj", {channels, rank}, Role::kWeight, linear_init(rank)))};
+          .dt_proj = declarations.declare(parameter(name + ".dt_proj", {channels, rank}, Role::kWeight, fan_in_init(rank)))};
 }
 
 void Mamba1::declare(Declarations& declarations, const std::string& name) {
@@ -43,17 +42,17 @@ void Mamba1::declare(Declarations& declarations, const std::string& name) {
     return declarations.declare(parameter(name + "." + part, shape, role, init));
   };
   const auto projection = [&](const std::string& part) {
-    return parameter(name + ".in_proj." + part, {inner_, widths_.input}, Role::kWeight, linear_init(widths_.input));
+    return parameter(name + ".in_proj." + part, {inner_, build_.input}, Role::kWeight, build_.linear_init(build_.input));
   };
   in_proj_ = declarations.declare(name + ".in_proj", {projection("x"), projection("z")});
-  conv_weight_ = declare("conv", {inner_, options_.conv}, Role::kConv, linear_init(options_.conv));
-  conv_bias_ = declare("conv_bias", {inner_}, Role::kBias, linear_init(options_.conv));
+  conv_weight_ = declare("conv", {inner_, options_.conv}, Role::kConv, fan_in_init(options_.conv));
+  conv_bias_ = declare("conv_bias", {inner_}, Role::kBias, fan_in_init(options_.conv));
   for (size_t h = 0; h < heads_.size(); ++h)
     heads_[h] = declare_head(declarations, heads_.size() == 1 ? name : fmt::format("{}.heads.{}", name, h));
   a_log_ = declare("A_log", {inner_, options_.state}, Role::kALog, {Init::kLogOfColumn});
   dt_bias_ = declare("dt_bias", {inner_}, Role::kDtBias, {Init::kInverseSoftplus, 1e-3, 1e-1});
   d_skip_ = declare("D", {inner_}, Role::kD, {Init::kConstant, 1});
-  out_proj_ = declare("out_proj", {widths_.output, inner_}, Role::kWeight, linear_init(inner_, widths_.output_scale));
+  out_proj_ = declare("out_proj", {build_.output, inner_}, Role::kWeight, build_.output_init(inner_));
 }
 
 Mamba1::Selection Mamba1::select(const Var& x_BSP, const Head& head) const {

@@ -12,8 +12,8 @@ namespace ropewalk {
 
 class Mamba1 : public SubLayer {
  public:
-  Mamba1(const Mamba1Options& options, const Widths& widths)
-      : options_(options), widths_(widths), inner_(options.expand * widths.output), heads_(static_cast<size_t>(options.heads)) {}
+  Mamba1(const Mamba1Options& options, const BuildContext& build)
+      : options_(options), build_(build), inner_(options.expand * build.output), heads_(static_cast<size_t>(options.heads)) {}
 
   const char* kind() const override { return "mamba1"; }
   void declare(Declarations& declarations, const std::string& name) override;
@@ -31,9 +31,10 @@ class Mamba1 : public SubLayer {
   Head declare_head(Declarations& declarations, const std::string& name) const;
   Selection select(const Var& x_BSI) const;
   Selection select(const Var& x_BSP, const Head& head) const;
+  Var normed(const Var& x, const Var& weight) const;
 
   Mamba1Options options_;
-  Widths widths_;
+  BuildContext build_;
   int64_t inner_;
   std::vector<Head> heads_;
   Var in_proj_, conv_weight_, conv_bias_, a_log_, dt_bias_, d_skip_, out_proj_;

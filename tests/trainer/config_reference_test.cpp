@@ -83,7 +83,7 @@ bool valid(const json& value, const json& schema) {
 
 TEST(ConfigSchema, TakesEveryFileOfConfigs) {
   const json schema = json::parse(read(kSource + "/configs/schema.json"));
-  for (const auto& file : fs::directory_iterator(kSource + "/configs")) {
+  for (const auto& file : fs::recursive_directory_iterator(kSource + "/configs")) {
     if (file.path().extension() != ".yaml") continue;
     const json config = to_json(parse_yaml(read(file.path().string()), file.path().string()));
     EXPECT_TRUE(valid(config, schema)) << file.path();

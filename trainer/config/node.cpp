@@ -166,7 +166,7 @@ double Node::number(const NumberRange& range, std::optional<double> otherwise) c
 }
 
 std::vector<double> Node::numbers(const NumberRange& range, const std::vector<double>& otherwise) const {
-  if (description_) {
+  if (description_ && description_->otherwise.empty() && description_->otherwise_words.empty()) {
     std::vector<std::string> numbers(otherwise.size());
     std::transform(otherwise.begin(), otherwise.end(), numbers.begin(), format_number);
     description_->otherwise = "[" + join(numbers, ", ") + "]";

@@ -16,15 +16,15 @@ model:
   tokenizer: bytes
   tie_embeddings: false
   blocks:
-    M: {mixer: mamba2, heads: 8, head_dim: 16, state: 16, groups: 1, conv: 4, chunk: 64}
+    M: {mixer: mamba2, heads: 8, head_dim: 16, state: 16, dt_limit: [0, 1], multipliers: [1, 1, 1, 1, 1]}
     S: {mixer: mamba1, dt_rank: 4}
-    A: {mixer: attention, heads: 4, kv_heads: 2, head_dim: 16, rope: {theta: 10000}, window: 8}
+    A: {mixer: attention, heads: 4, kv_heads: 2, head_dim: 16, rope: {theta: 10000}, window: 8, bias: [q], scale: 1}
     B: {mixer: attention, heads: 4, rope: none}
-    F: {ffn: mlp, act: silu, gated: true, hidden: 128}
+    F: {ffn: mlp, hidden: 128, multipliers: [1, 1]}
     E: {ffn: moe, experts: 4, top_k: 2, router: sigmoid_bias, hidden: 64, shared: {hidden: 64, gate: sigmoid}}
     G: {ffn: moe, experts: 4, router: sigmoid_top1, hidden: 64}
     J: {ffn: moe, experts: 4, top_k: 2, router: softmax_topk, hidden: 64}
-    H: {parallel: {branches: [A, M], combine: mean}}
+    H: {parallel: {branches: [A, M], combine: mean, in_scales: [1, 1], out_scales: [1, 1]}}
   sharing: {blocks: [{name: twice, at: [0, 1], concat_embedding: false}], kv: [{from: 2, to: [3]}]}
 )";
 
