@@ -113,14 +113,16 @@ double Pipeline::forward_backward(const std::vector<Microbatch>& batches, double
   return cross_entropy;
 }
 
-double Pipeline::forward(const std::vector<Microbatch>& batches) const {
+double Pipeline::forward(const std::vector<Microbatch>& batches, const Arrival& arrive) const {
   double cross_entropy = 0;
   for (const Microbatch& batch : batches) {
     const Carry carry = stage_.forward(receive(batch, nullptr), context(batch));
-    if (last())
-      cross_entropy += carry.losses.front().data().item();
-    else
+    if (!last()) {
       send(carry);
+      continue;
+    }
+    cross_entropy += carry.losses.front().data().item();
+    if (arrive) arrive(carry, context(batch));
   }
   return cross_entropy;
 }

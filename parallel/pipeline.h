@@ -24,13 +24,15 @@ struct PipelineOptions {
 
 class Pipeline {
  public:
+  using Arrival = std::function<void(const Carry&, const Context&)>;
+
   Pipeline(const Stage& stage, const Mesh& mesh, const PipelineOptions& options) : stage_(stage), mesh_(mesh), options_(options) {}
 
   // All forward, then all backward: gradients of `scale` x (all losses of all microbatches) are added to the parameters.
   // Returns this rank's summed cross-entropy: on the last stage of each pipeline; 0 elsewhere.
   double forward_backward(const std::vector<Microbatch>& batches, double scale) const;
-  // The summed cross-entropy alone.
-  double forward(const std::vector<Microbatch>& batches) const;
+  // The summed cross-entropy alone. On the last stage `arrive` sees what leaves the model, a microbatch at a time.
+  double forward(const std::vector<Microbatch>& batches, const Arrival& arrive = {}) const;
 
  private:
   struct InFlight;

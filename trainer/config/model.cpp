@@ -7,8 +7,6 @@
 namespace ropewalk {
 namespace {
 
-constexpr int64_t kByteVocabulary = 257;  // the bytes, and the end of a document
-
 void expect_divisor(const Node& node, int64_t given, const std::string& of, int64_t whole) {
   if (whole % given != 0) throw node.error(fmt::format("expected a divisor of {} ({}), given {}", of, whole, given));
 }
@@ -96,13 +94,6 @@ std::map<std::string, BlockOptions> read_blocks(const Node& node, int64_t d_mode
   return blocks;
 }
 
-int64_t read_vocabulary(const Node& tokenizer) {
-  if (tokenizer.is(Value::kMap))
-    throw tokenizer.error("expected bytes (this build has no data that is already tokenized), given a mapping");
-  tokenizer.choice<bool>({{"bytes", true}}, true);
-  return kByteVocabulary;
-}
-
 }  // namespace
 
 bool is_ffn(const BlockOptions& block) { return std::holds_alternative<MlpOptions>(block); }
@@ -119,10 +110,10 @@ std::string read_block_name(const Node& node, const std::map<std::string, BlockO
   throw node.expected(names.empty() ? what : fmt::format("{} ({})", what, join_or(names)));
 }
 
-ModelOptions read_model(const Node& node) {
+ModelOptions read_model(const Node& node, int64_t vocabulary) {
   ModelOptions model;
   model.d_model = node["d_model"].size();
-  model.vocabulary = read_vocabulary(node["tokenizer"]);
+  model.vocabulary = vocabulary;
   model.tie_embeddings = node["tie_embeddings"].flag(false);
   model.blocks = read_blocks(node["blocks"], model.d_model);
   model.layers = read_layout(node["layout"], model.blocks);

@@ -9,11 +9,12 @@
 
 namespace ropewalk {
 
-ModelOptions read_model(const Node& node);
+ModelOptions read_model(const Node& node, int64_t vocabulary);
 std::vector<std::vector<std::string>> read_layout(const Node& node, const std::map<std::string, BlockOptions>& blocks);
 void read_sharing(const Node& node, ModelOptions& model);
 OptimizerOptions read_optimizer(const Node& node);
-DataOptions read_data(const Node& node);
+TokenizerOptions read_tokenizer(const Node& node);
+DataOptions read_data(const Node& node, const TokenizerOptions& tokenizer);
 TrainOptions read_train(const Node& node);
 MeshOptions read_parallel(const Node& node);
 CheckpointOptions read_checkpoint(const Node& node);
