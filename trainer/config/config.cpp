@@ -56,8 +56,7 @@ void list_places(const Value& value, const std::string& path, std::map<std::stri
 
 Options read_options(const Node& root, const std::string& default_dir) {
   Options options;
-  options.tokenizer = read_tokenizer(root["model"]["tokenizer"]);
-  options.model = read_model(root["model"], options.tokenizer.vocabulary);
+  options.model = read_model(root["model"], options.tokenizer);
   options.optimizer = read_optimizer(root["optimizer"]);
   options.data = read_data(root["data"], options.tokenizer);
   options.train = read_train(root["train"]);

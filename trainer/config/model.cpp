@@ -110,10 +110,11 @@ std::string read_block_name(const Node& node, const std::map<std::string, BlockO
   throw node.expected(names.empty() ? what : fmt::format("{} ({})", what, join_or(names)));
 }
 
-ModelOptions read_model(const Node& node, int64_t vocabulary) {
+ModelOptions read_model(const Node& node, TokenizerOptions& tokenizer) {
   ModelOptions model;
   model.d_model = node["d_model"].size();
-  model.vocabulary = vocabulary;
+  tokenizer = read_tokenizer(node["tokenizer"]);
+  model.vocabulary = tokenizer.vocabulary;
   model.tie_embeddings = node["tie_embeddings"].flag(false);
   model.blocks = read_blocks(node["blocks"], model.d_model);
   model.layers = read_layout(node["layout"], model.blocks);

@@ -9,7 +9,8 @@
 
 namespace ropewalk {
 
-ModelOptions read_model(const Node& node, int64_t vocabulary);
+// Its tokenizer too, which the model knows only by its vocabulary.
+ModelOptions read_model(const Node& node, TokenizerOptions& tokenizer);
 std::vector<std::vector<std::string>> read_layout(const Node& node, const std::map<std::string, BlockOptions>& blocks);
 void read_sharing(const Node& node, ModelOptions& model);
 OptimizerOptions read_optimizer(const Node& node);
