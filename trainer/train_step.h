@@ -9,11 +9,18 @@
 
 namespace ropewalk {
 
+// Of a model with mixtures of experts.
+struct MoeReport {
+  double aux_loss = 0;            // what the auxiliary losses add to the objective: sum over layers of coefficient x mean over sequences
+  double load_max_over_mean = 0;  // the fullest expert's share of the whole batch, in the layer where it is worst; 1 is even
+};
+
 struct StepReport {
   double loss = 0;       // mean nats per scored target over the whole batch, without auxiliary losses
   double grad_norm = 0;  // before clipping
   std::map<Kind, double> grad_norm_of;
   bool skipped = false;  // the gradient was not finite, so nothing was updated
+  std::optional<MoeReport> moe{};
 };
 
 struct TrainStepOptions {
@@ -28,6 +35,8 @@ class TrainStep {
   StepReport run(int64_t step, const std::vector<Microbatch>& batches);
 
  private:
+  std::optional<MoeReport> report_experts(double auxiliary) const;
+
   const RankModel& model_;
   Optimizer& optimizer_;
   TrainStepOptions options_;

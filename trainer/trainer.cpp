@@ -137,6 +137,10 @@ void Trainer::log(const StepReport& report, double seconds, const std::optional<
   metrics["grad_norm"] = number(report.grad_norm);
   for (const auto& [kind, norm] : report.grad_norm_of) metrics[fmt::format("grad_norm/{}", name_of(kind))] = number(norm);
   if (report.skipped) metrics["skipped"] = true;
+  if (report.moe) {
+    metrics["moe/aux_loss"] = number(report.moe->aux_loss);
+    metrics["moe/load_max_over_mean"] = number(report.moe->load_max_over_mean);
+  }
   for (size_t group = 0; group < optimizer_.groups().groups().size(); ++group)
     metrics["lr/" + optimizer_.groups().groups()[group].name] = number(optimizer_.lr(group, step_ - 1));
   metrics["tokens_per_second"] = number(static_cast<double>(tokens_a_step()) / seconds);

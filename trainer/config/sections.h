@@ -11,6 +11,7 @@ namespace ropewalk {
 
 // Its tokenizer too, which the model knows only by its vocabulary.
 ModelOptions read_model(const Node& node, TokenizerOptions& tokenizer);
+MoeOptions read_moe(const Node& block);
 std::vector<std::vector<std::string>> read_layout(const Node& node, const std::map<std::string, BlockOptions>& blocks);
 void read_sharing(const Node& node, ModelOptions& model);
 OptimizerOptions read_optimizer(const Node& node);
@@ -23,7 +24,10 @@ RunOptions read_run(const Node& node, const std::string& default_dir);
 
 bool is_mixer(const BlockOptions& block);  // a mixer, or several side by side
 bool is_ffn(const BlockOptions& block);
-// The name at `node`, of a block for which `fits` holds; `what` says which those are.
+// Throws unless `name`, said at `node`, is that of a block for which `fits` holds; `what` says which those are.
+void expect_block(const Node& node, const std::string& name, const std::map<std::string, BlockOptions>& blocks,
+                  bool (*fits)(const BlockOptions&), const std::string& what);
+// The name at `node`, of a block of that sort.
 std::string read_block_name(const Node& node, const std::map<std::string, BlockOptions>& blocks, bool (*fits)(const BlockOptions&),
                             const std::string& what);
 
