@@ -10,7 +10,7 @@ namespace ropewalk {
 
 struct Dataset {
   std::unique_ptr<Sequences> train;
-  std::unique_ptr<ScoredRows> validation;         // none where nothing is held out
+  std::unique_ptr<ScoredRows> validation;   // none where nothing is held out
   std::optional<int64_t> validation_bytes;  // of the text behind these rows, where there is one
   bool recall = false;                      // the targets are answers: right or wrong
 };
