@@ -80,6 +80,19 @@ TEST(Tape, DeferredWeightPartsRunLaterAndCountAsContributions) {
   }
 }
 
+// plus gives one tensor to both of its inputs: x's sum begins with what scale_by's weight part still has to read.
+TEST(Tape, DoesNotAddToAGradientThatADeferredWeightPartKeeps) {
+  const auto weight_gradient = [](bool defer) {
+    Tape tape;
+    const Var x = tape.input(random_tensor({3}, 1)), w = parameter("w", random_tensor({3}, 2)), v = parameter("v", random_tensor({3}, 3));
+    tape.defer_weight_parts(defer);
+    tape.backward({scale_by(plus(scale_by(x, w), x), v)}, {random_tensor({3}, 4)});
+    tape.run_deferred();
+    return w.leaf()->grad;
+  };
+  EXPECT_EQ(testing::relative_error(weight_gradient(true), weight_gradient(false)), 0);
+}
+
 TEST(Tape, HooksRunAroundForwardAndBackward) {
   for (const Recompute policy : {Recompute::kNone, Recompute::kFull}) {
     std::string story;
