@@ -39,4 +39,10 @@ void Products<bfloat16>::add(int64_t m, int64_t n, int64_t k, Matrix<float> a, c
   amx::multiply<float>({.m = m, .n = n, .k = k, .a = packed(m, k, a), .b = packed(k, n, b, ldb), .sum = c, .sum_stride = ldc}, c, ldc);
 }
 
+void Products<bfloat16>::multiply(int64_t m, int64_t n, int64_t k, Matrix<float> a, const float* b, int64_t ldb, float* c, int64_t ldc) {
+  if (tiles_) return amx::multiply<float>({.m = m, .n = n, .k = k, .a = packed(m, k, a), .b = packed(k, n, b, ldb)}, c, ldc);
+  for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * ldc, n, 0.0f);
+  vectorized<multiply_add<float>>(m, n, k, a, b, ldb, c, ldc);
+}
+
 }  // namespace ropewalk::tile

@@ -2,6 +2,7 @@
 // are any, else by tile::multiply_add in the wide type.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -21,6 +22,11 @@ class Products {
   void add(int64_t m, int64_t n, int64_t k, Matrix<W> a, const W* b, int64_t ldb, W* c, int64_t ldc) {
     vectorized<multiply_add<W>>(m, n, k, a, b, ldb, c, ldc);
   }
+  // c = a b
+  void multiply(int64_t m, int64_t n, int64_t k, Matrix<W> a, const W* b, int64_t ldb, W* c, int64_t ldc) {
+    for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * ldc, n, W(0));
+    add(m, n, k, a, b, ldb, c, ldc);
+  }
 };
 
 template <>
@@ -29,6 +35,7 @@ class Products<bfloat16> {
   Products();
 
   void add(int64_t m, int64_t n, int64_t k, Matrix<float> a, const float* b, int64_t ldb, float* c, int64_t ldc);
+  void multiply(int64_t m, int64_t n, int64_t k, Matrix<float> a, const float* b, int64_t ldb, float* c, int64_t ldc);
 
  private:
   std::optional<amx::Tiles> tiles_;  // where isa() == Isa::kAmx

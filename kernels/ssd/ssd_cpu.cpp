@@ -161,8 +161,7 @@ void states_forward(const SsdStatesForward& args) {
       vectorized<load_rows<T>>(L, P, in.v.at(chunk, h), in.v.token, v.data);
       vectorized<scale_rows<W>>(L, P, until_end.data, v.data, v.data);
       W* sum = local + (index * in.heads + h) * P * N;
-      std::fill_n(sum, P * N, W(0));
-      products.add(P, N, L, tile::Matrix<W>{v, P}.transposed(), b.data, N, sum, N);
+      products.multiply(P, N, L, tile::Matrix<W>{v, P}.transposed(), b.data, N, sum, N);
       decay[index * in.heads + h] = static_cast<W>(std::exp(cum[L - 1]));
     }
   });
@@ -193,8 +192,7 @@ void states_backward(const SsdStatesBackward& args) {
 
       // local = sum_j (weight_j v_j) b_j^T
       vectorized<transpose_state<W>>(P, N, d_sum, d_local_t.data);
-      d_weighted.zero();
-      products.add(L, P, N, tile::Matrix<W>{b, N}, d_local_t.data, P, d_weighted.data, P);
+      products.multiply(L, P, N, tile::Matrix<W>{b, N}, d_local_t.data, P, d_weighted.data, P);
       vectorized<dot_rows<W>>(L, P, v.data, d_weighted.data, d_weight.data);
       vectorized<scale_rows<W>>(L, P, weight.data, d_weighted.data, d_weighted.data);
       vectorized<store_rows<T>>(L, P, d_weighted.data, dv.at(chunk, h), dv.token);
@@ -312,8 +310,7 @@ void add_outputs_of_entering(const SsdOutputsForward& args, const Tensor& inside
       in.steps(chunk, h, step, cum);
       vectorized<decay_since_start<W>>(L, cum.data, since_start.data);
       vectorized<transpose_state<W>>(P, N, h0 + (index * in.heads + h) * P * N, h0_t.data);
-      sum.zero();
-      products.add(L, P, N, tile::Matrix<W>{c, N}, h0_t.data, P, sum.data, P);
+      products.multiply(L, P, N, tile::Matrix<W>{c, N}, h0_t.data, P, sum.data, P);
       vectorized<add_scaled_rows<T>>(L, P, since_start.data, sum.data, y_inside.at(chunk, h), y.at(chunk, h), y.token);
     }
   });
@@ -384,8 +381,7 @@ class OutputsBackward {
     vectorized<scale_rows<W>>(L, P, skip_.data, dy_.data, dv_.data);
     for_each_block(L, [&](const Block& block) {
       const W* dy_rows = dy_ + block.first * P;
-      d_m_.zero();
-      products_.add(block.rows, block.columns, P, tile::Matrix<W>{dy_rows, P}, v_t_.data, stride_, d_m_.data, stride_);
+      products_.multiply(block.rows, block.columns, P, tile::Matrix<W>{dy_rows, P}, v_t_.data, stride_, d_m_.data, stride_);
       // m_ii = scores_ii dt_i, whatever cum is: the diagonal's share of d_cum would only cancel. The rest of it comes below.
       for (int64_t i = 0; i < block.rows; ++i) dy_v_[block.first + i] = std::exchange(d_m_[i * stride_ + block.first + i], W(0));
       vectorized<decay_block<W>>(block.first, block.rows, cum_.data, before_.data, m_.data, stride_);
@@ -409,12 +405,10 @@ class OutputsBackward {
     const int64_t at = (index_ * all_.in.heads + h) * P * N;
     vectorized<decay_since_start<W>>(L, cum_.data, since_start_.data);
     vectorized<scale_rows<W>>(L, P, since_start_.data, dy_.data, dy_.data);
-    d_state_.zero();
-    products_.add(L, N, P, tile::Matrix<W>{dy_, P}, all_.h0 + at, N, d_state_.data, N);
+    products_.multiply(L, N, P, tile::Matrix<W>{dy_, P}, all_.h0 + at, N, d_state_.data, N);
     vectorized<entering_backward<W>>(L, N, d_state_.data, shared_.c.data, dc_.data, d_cum_.data);
     if (!all_.d_h0) return;
-    std::fill_n(all_.d_h0 + at, P * N, W(0));
-    products_.add(P, N, L, tile::Matrix<W>{dy_, P}.transposed(), shared_.c.data, N, all_.d_h0 + at, N);
+    products_.multiply(P, N, L, tile::Matrix<W>{dy_, P}.transposed(), shared_.c.data, N, all_.d_h0 + at, N);
   }
 
   const Launch& all_;
