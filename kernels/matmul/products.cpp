@@ -28,6 +28,9 @@ const bfloat16* packed(int64_t k, int64_t n, const float* b, int64_t ldb) {
   return to;
 }
 
+// Of smaller ones the packing costs more than the product (decoding, short documents).
+bool pays_packing(int64_t m, int64_t n, int64_t k) { return m >= 16 && n >= 16 && k >= 16; }
+
 }  // namespace
 
 Products<bfloat16>::Products() {
@@ -35,12 +38,13 @@ Products<bfloat16>::Products() {
 }
 
 void Products<bfloat16>::add(int64_t m, int64_t n, int64_t k, Matrix<float> a, const float* b, int64_t ldb, float* c, int64_t ldc) {
-  if (!tiles_) return vectorized<multiply_add<float>>(m, n, k, a, b, ldb, c, ldc);
+  if (!tiles_ || !pays_packing(m, n, k)) return vectorized<multiply_add<float>>(m, n, k, a, b, ldb, c, ldc);
   amx::multiply<float>({.m = m, .n = n, .k = k, .a = packed(m, k, a), .b = packed(k, n, b, ldb), .sum = c, .sum_stride = ldc}, c, ldc);
 }
 
 void Products<bfloat16>::multiply(int64_t m, int64_t n, int64_t k, Matrix<float> a, const float* b, int64_t ldb, float* c, int64_t ldc) {
-  if (tiles_) return amx::multiply<float>({.m = m, .n = n, .k = k, .a = packed(m, k, a), .b = packed(k, n, b, ldb)}, c, ldc);
+  if (tiles_ && pays_packing(m, n, k))
+    return amx::multiply<float>({.m = m, .n = n, .k = k, .a = packed(m, k, a), .b = packed(k, n, b, ldb)}, c, ldc);
   for (int64_t i = 0; i < m; ++i) std::fill_n(c + i * ldc, n, 0.0f);
   vectorized<multiply_add<float>>(m, n, k, a, b, ldb, c, ldc);
 }
