@@ -3,6 +3,7 @@
 
 #include "kernels/gated_norm/gated_norm.h"
 #include "kernels/tensor/math.h"
+#include "kernels/tensor/prefetch.h"
 #include "kernels/tensor/row_sums.h"
 #include "kernels/tensor/vectorized.h"
 
@@ -15,13 +16,6 @@ constexpr int64_t kGrain = 1 << 14;  // elements a task
 template <class T>
 void store(T* to, Wide<T> value) {
   *to = T(value);
-}
-
-// Rows of one operand may lie too far apart for the hardware to see a pattern: asks for `n` elements ahead of their use.
-template <class T>
-[[gnu::always_inline]] inline void prefetch(int64_t n, const T* x) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t i = 0; i < n; i += kLine) __builtin_prefetch(x + i, 0, 2);
 }
 
 // The leaves work on one group of one row. What costs an exponential is kept in scratch of the group's width, in the first cache. Sums

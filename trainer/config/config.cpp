@@ -66,18 +66,13 @@ void list_places(const Value& value, const std::string& path, std::map<std::stri
   for (const Value& child : value.children) list_places(child, dotted(path, child.key), places);
 }
 
-void refuse_untokenized_text(const Node& root) {
-  const Node tokenizer = root["model"]["tokenizer"];
-  if (tokenizer.is(Value::kMap) && root["data"]["source"].given())
-    throw tokenizer.error("{vocab: N} is for data that is tokenized already; text needs bytes");
-}
-
 Options read_options(const Node& root, const std::string& default_dir) {
   Options options;
-  options.model = read_model(root["model"].about("The model: a stack of sub-layers, each with a norm before it and a residual around it."));
+  options.model = read_model(root["model"].about("The model: a stack of sub-layers, each with a norm before it and a residual around it."),
+                             options.tokenizer);
   options.optimizer = read_optimizer(
       root["optimizer"].about("What updates the weights; groups of parameters may have values and a schedule of their own."));
-  options.data = read_data(root["data"].about("What the model is trained on."));
+  options.data = read_data(root["data"].about("What the model is trained on."), options.tokenizer);
   options.train = read_train(root["train"].about("How long, in which portions and at which precision."));
   options.parallel = read_parallel(root["parallel"].about(
       "The mesh of ranks: pipeline x data x context x tensor. What the other degrees leave of the ranks is `data`."));
@@ -85,7 +80,6 @@ Options read_options(const Node& root, const std::string& default_dir) {
       read_checkpoint(root["checkpoint"].about("When to save, and what to keep. A run always saves at its end and on USR1."));
   options.run = read_run(root["run"].about("Where the run is, and how it goes on."), default_dir);
   root.refuse_unknown_keys();
-  refuse_untokenized_text(root);
   return options;
 }
 

@@ -26,6 +26,7 @@ struct Description {
   std::string otherwise;        // the value when it is left out; empty: none
   std::string otherwise_words;  // the same where it is no fixed value
   bool required = false, optional = false;
+  std::string same_as;  // path of the description that holds for this one
   std::vector<ValueForm> forms;
   std::list<Description> children;
   // Several sets of keys, told apart by one of these keys, or by the value of one: key "mixer", value "mamba2".

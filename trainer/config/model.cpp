@@ -5,8 +5,6 @@
 namespace ropewalk {
 namespace {
 
-constexpr int64_t kByteVocabulary = 257;  // the bytes, and the end of a document
-
 BlockOptions read_mixer(const Node& block, int64_t d_model) {
   enum Mixer { kMamba1, kMamba2, kAttention };
   const Node kind = block["mixer"].about("A sub-layer that mixes along the sequence.");
@@ -42,12 +40,6 @@ std::map<std::string, BlockOptions> read_blocks(const Node& node, int64_t d_mode
   const char* const meaning = "Mixers side by side: all read the same normed input, their outputs are combined.";
   for (const Node& block : parallel) blocks[block.key()] = read_parallel_block(block["parallel"].about(meaning), blocks);
   return blocks;
-}
-
-int64_t read_vocabulary(const Node& tokenizer) {
-  if (tokenizer.is(Value::kMap)) return tokenizer["vocab"].about("Size of the vocabulary of data that is tokenized already.").size();
-  tokenizer.choice<bool>({{"bytes", true}}, true);
-  return kByteVocabulary;
 }
 
 // `words` say in the reference what `otherwise` is, where it is no constant.
@@ -112,11 +104,13 @@ std::string read_block_name(const Node& node, const std::map<std::string, BlockO
   return name;
 }
 
-ModelOptions read_model(const Node& node) {
+ModelOptions read_model(const Node& node, TokenizerOptions& tokenizer) {
   ModelOptions model;
   model.d_model = node["d_model"].about("Width of the residual stream.").size();
-  model.vocabulary =
-      read_vocabulary(node["tokenizer"].about("What makes tokens of text: `bytes` has the 256 bytes and the end of a document."));
+  const char* const tokens =
+      "What makes tokens of text: `bytes` (the 256 bytes and the end of a document), or a SentencePiece model, FILE.model.";
+  tokenizer = read_tokenizer(node["tokenizer"].about(tokens));
+  model.vocabulary = tokenizer.vocabulary;
   model.tie_embeddings = node["tie_embeddings"].about("Whether the output head is the embedding's matrix.").flag(false);
   model.norm = read_norm(node["norm"].about("The norm before each sub-layer. Norms inside a mixer have its `eps`."), {});
   const char* const last = "The norm before the output head; what it does not say is as in `norm`.";

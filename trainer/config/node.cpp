@@ -81,6 +81,13 @@ Node Node::as(const std::string& key, const std::string& value) const {
   return alternative;
 }
 
+Node Node::same_as(const std::string& path) const {
+  Node elsewhere = *this;
+  if (description_) description_->same_as = path;
+  elsewhere.description_ = nullptr;
+  return elsewhere;
+}
+
 bool Node::given() const {
   if (description_) description_->optional = true;
   return given_ != nullptr;

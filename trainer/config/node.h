@@ -52,6 +52,9 @@ class Node {
   // For the reference: this mapping where `key` is given, or has this value. Keys asked for through it belong to that alternative.
   Node as(const std::string& key, const std::string& value = "") const;
 
+  // For the reference: described as the value at another path is, whose reader reads this one too.
+  Node same_as(const std::string& path) const;
+
   bool given() const;
   bool is(Value::Type type) const { return given_ && given_->type == type; }
   bool says(const std::string& word) const { return is(Value::kScalar) && given_->scalar == word; }

@@ -56,6 +56,7 @@ optimizer:
     - {name: rest, match: {kind: [attention, mlp], role: [weight, bias]}}
 data:
   source: {type: text, path: kjv.txt, documents: file}
+  validation_source: {type: text, path: held_out.txt}
   seq_len: 128
 train: {steps: 100, batch: 8}
 parallel: {data: 1}
@@ -67,7 +68,15 @@ model:
   tokenizer: {vocab: 100}
   blocks: {A: {mixer: attention, heads: 4}}
   layout: {pattern: A}
+data:
 )";
+
+constexpr const char* kSources[] = {
+    "  source: {type: indexed, path: kjv}\n  validation_source: {type: indexed, path: held_out}",
+    "  source: {type: mqar, vocab: 64, length: 32, pairs: 4, train: 100, test: 10}",
+    "  source: {type: mqar, train: [{length: 32, pairs: 4, count: 100}], test: [{length: 32, pairs: 4, count: 10}]}",
+    "  source: {type: blend, sources: [{weight: 1, validation: 0.1, source: {type: indexed, path: kjv}}]}",
+};
 
 // What the descriptions lack.
 class Gaps {
@@ -78,7 +87,8 @@ class Gaps {
  private:
   void visit(const Description& d, const std::string& path) {
     if (d.about.empty() && !path.empty() && d.key != "[]") found_.push_back(path + ": says not what it is about (Node::about)");
-    if (d.forms.empty() && d.children.empty() && d.alternatives.empty()) found_.push_back(path + ": given by no example");
+    if (d.forms.empty() && d.children.empty() && d.alternatives.empty() && d.same_as.empty())
+      found_.push_back(path + ": given by no example");
     for (const Description& child : d.children) visit(child, dotted(path, child.key));
     for (const Description& alternative : d.alternatives) {
       visit(alternative, fmt::format("{}({}{})", path, alternative.key, alternative.value.empty() ? "" : ": " + alternative.value));
@@ -108,7 +118,7 @@ Description describe_all_keys() {
     const std::string braces = layout[0] == '{' ? layout : fmt::format("{{{}}}", layout);
     describe_config(fmt::format("{}  layout: {}\n{}", kBlocks, braces, kRest), all);
   }
-  describe_config(kTokenized, all);
+  for (const char* source : kSources) describe_config(fmt::format("{}{}\n", kTokenized, source), all);
   const Gaps gaps(all);
   if (!gaps.found().empty()) throw ConfigError("trainer/config/reference.cpp: " + join(gaps.found(), "\ntrainer/config/reference.cpp: "));
   return all;

@@ -67,6 +67,7 @@ std::string type_of(const Description& d) {
   } else if (!d.children.empty() || !d.alternatives.empty()) {
     types.push_back("mapping");
   }
+  if (!d.same_as.empty()) types.push_back("as " + code(d.same_as));
   return join_or(types);
 }
 

@@ -71,8 +71,20 @@ Json mappings_of(const Description& d) {
   return all;
 }
 
+// "data.source" as JSON Schema names it.
+std::string reference_to(const std::string& path) {
+  std::string pointer = "#";
+  for (size_t begin = 0; begin <= path.size();) {
+    const size_t end = std::min(path.find('.', begin), path.size());
+    pointer += "/properties/" + path.substr(begin, end - begin);
+    begin = end + 1;
+  }
+  return pointer;
+}
+
 Json schema_of(const Description& d) {
   Json forms = Json::array();
+  if (!d.same_as.empty()) forms.push_back({{"$ref", reference_to(d.same_as)}});
   for (const ValueForm& form : d.forms) forms.push_back(schema_of(form));
   if (d.is_list()) {
     forms.push_back({{"type", "array"}, {"items", schema_of(d.children.front())}});

@@ -1,4 +1,4 @@
-// The sections that say how to run: `data`, `train`, `parallel`, `checkpoint`, `run`.
+// The sections that say how to run: `train`, `parallel`, `checkpoint`, `run`.
 #include <limits>
 
 #include "trainer/config/sections.h"
@@ -7,17 +7,6 @@ namespace ropewalk {
 namespace {
 
 int64_t count_or_zero(const Node& node, int64_t otherwise) { return node.integer(0, std::numeric_limits<int32_t>::max(), otherwise); }
-
-void read_source(const Node& node, DataOptions& data) {
-  if (!node.given()) return;
-  node["type"].about("What the data is.").choice<bool>({{"text", true}});
-  data.path = node["path"].about("A file, or a folder of files; relative to the working folder.").text();
-  data.documents = node["documents"]
-                       .about("What ends a document; the separator is no content.")
-                       .choice<DocumentEnd>(
-                           {{"file", DocumentEnd::kFile}, {"form_feed", DocumentEnd::kFormFeed}, {"blank_line", DocumentEnd::kBlankLine}},
-                           data.documents);
-}
 
 bool read_residual(const Node& node, Precision precision) {
   const bool wide = node.choice<bool>({{"fp32", true}, {"bf16", false}}, true);
@@ -32,18 +21,6 @@ void read_device(const Node& node) {
 }
 
 }  // namespace
-
-DataOptions read_data(const Node& node) {
-  DataOptions data;
-  read_source(node["source"].about("Where the tokens come from.", "required to train"), data);
-  if (const Node seq_len = node["seq_len"].about("Tokens of a sequence.", "required to train"); seq_len.given())
-    data.seq_len = seq_len.size();
-  data.packed = node["packed"]
-                    .about("Several documents a sequence, with nothing leaking across their borders; false: state and attention run on.")
-                    .flag(data.packed);
-  data.validation = node["validation"].about("Share of the documents that is held out.").number(kBelowOne, data.validation);
-  return data;
-}
 
 TrainOptions read_train(const Node& node) {
   TrainOptions train;
