@@ -14,11 +14,11 @@ namespace ropewalk {
 
 // Lengths are steps if >= 1, a share of the run if < 1.
 struct ScheduleOptions {
-  enum Type { kConstant, kCosine, kWsd } type = kConstant;
-  enum Shape { kSqrt, kLinear, kCosineDecay } shape = kSqrt;  // of WSD's decay
+  enum Type { kConstant, kLinear, kCosine, kWsd, kInverseSqrt } type = kConstant;
+  enum Shape { kSqrtDecay, kLinearDecay, kCosineDecay } shape = kSqrtDecay;  // of WSD's decay
   double warmup = 0;
   double decay = 0.2;  // WSD: length of the last phase
-  double final = 0;    // cosine, WSD: the last LR as a share of the peak
+  double final = 0;    // the last (inverse sqrt: the least) LR as a share of the peak
   bool operator==(const ScheduleOptions&) const = default;
 };
 

@@ -60,12 +60,14 @@ TEST(Config, FillsInTheDefaultsOfASchedule) {
     return parse(kLeast + "optimizer: {schedule: " + text + "}\n").options.optimizer.values.schedule;
   };
   EXPECT_EQ(schedule("{type: wsd}").decay, 0.2);
-  EXPECT_EQ(schedule("{type: wsd}").shape, ScheduleOptions::kSqrt);
+  EXPECT_EQ(schedule("{type: wsd}").shape, ScheduleOptions::kSqrtDecay);
   EXPECT_EQ(schedule("{type: cosine}").final, 0);
   EXPECT_EQ(schedule("{type: cosine, warmup: 0.1, final: 0.1}"),
             (ScheduleOptions{.type = ScheduleOptions::kCosine, .warmup = 0.1, .final = 0.1}));
   EXPECT_EQ(schedule("{type: wsd, decay: 30, shape: cosine}"),
             (ScheduleOptions{.type = ScheduleOptions::kWsd, .shape = ScheduleOptions::kCosineDecay, .decay = 30}));
+  EXPECT_EQ(schedule("{type: linear, final: 0.1}"), (ScheduleOptions{.type = ScheduleOptions::kLinear, .final = 0.1}));
+  EXPECT_EQ(schedule("{type: inverse_sqrt, warmup: 50}"), (ScheduleOptions{.type = ScheduleOptions::kInverseSqrt, .warmup = 50}));
 }
 
 const std::string kEverything = R"(model:
@@ -222,8 +224,8 @@ optimizer:
     type: wsd
     warmup: 100
     decay: 0.2
-    final: 0
     shape: sqrt
+    final: 0
   groups:
     - name: ssm
       match:
@@ -289,7 +291,7 @@ TEST(OptimizerGroups, InheritWhatTheyDoNotSay) {
 
 TEST(OptimizerGroups, CannotShapeAConstantSchedule) {
   EXPECT_EQ(testing::mistake([] { parse(small_with("lr: 1.0e-3", "schedule: {final: 0.1}"), {"optimizer.schedule.type=constant"}); }),
-            "configs/x.yaml:13: optimizer.groups.0.schedule.final: a constant schedule has none; name the type, cosine or wsd");
+            "configs/x.yaml:13: optimizer.groups.0.schedule.final: a schedule of type constant has none; name the type that is meant");
 }
 
 TEST(Changes, NeedABranchUnlessTheContractFreesThem) {
