@@ -26,7 +26,8 @@ std::string checkpoint_of(const RunOptions& run) {
 void train(const Job& job, const ConfigArguments& arguments) {
   const Config config = load_config(arguments.file, arguments.overrides);
   require_trainable(config);
-  Trainer(config, job.world(config.options.run.timeout)).run();
+  StopSignals signals;
+  Trainer(config, job.world(config.options.run.timeout), signals).run();
 }
 
 void eval(const Job& job, const ConfigArguments& arguments) {

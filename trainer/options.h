@@ -78,6 +78,7 @@ struct MeshOptions {
 
 struct CheckpointOptions {
   int64_t every = 0, keep = 3, keep_every = 0;
+  bool async = true;  // written beside the training
   bool operator==(const CheckpointOptions&) const = default;
 };
 

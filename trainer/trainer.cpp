@@ -8,7 +8,6 @@
 #include "data/hold_out.h"
 #include "kernels/tensor/allocator.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
-#include "trainer/checkpoint/checkpoint_writer.h"
 #include "trainer/config/words.h"
 #include "trainer/logging.h"
 
@@ -16,11 +15,8 @@ namespace ropewalk {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using nlohmann::ordered_json;
 
 constexpr int64_t kMostSkippedInARow = 20;  // non-finite steps after which a run has diverged
-
-ordered_json number(double value) { return std::isfinite(value) ? ordered_json(value) : ordered_json(nullptr); }
 
 SplitDocuments load_agreed(const DataOptions& data, const Group& world) {
   std::optional<SplitDocuments> documents;
@@ -36,7 +32,7 @@ SplitDocuments load_documents(const DataOptions& data) {
   return {Documents(split.train, tokenizer), Documents(split.validation, tokenizer)};
 }
 
-Trainer::Trainer(const Config& config, const Group& world, SplitDocuments documents)
+Trainer::Trainer(const Config& config, const Group& world, StopSignals& signals, SplitDocuments documents)
     : config_(config),
       options_(config.options),
       world_(world),
@@ -44,13 +40,17 @@ Trainer::Trainer(const Config& config, const Group& world, SplitDocuments docume
       model_(options_, world, resolve_mesh(config, world.size())),
       optimizer_(options_.optimizer, model_.declarations(), model_.store(), options_.train.steps),
       train_step_(model_, optimizer_, {.clip = options_.train.clip}),
-      folder_(options_.run.dir) {
+      folder_(options_.run.dir),
+      checkpoints_(folder_.checkpoints(), options_.checkpoint, world_),
+      metrics_(model_, optimizer_),
+      signals_(signals) {
   validation_bytes_ = documents.validation.tokens();
   if (validation_bytes_ > 0) validation_.emplace(std::move(documents.validation), options_.data.seq_len, options_.data.packed);
   agree(world_, [this] { resume(); });
 }
 
-Trainer::Trainer(const Config& config, const Group& world) : Trainer(config, world, load_agreed(config.options.data, world)) {}
+Trainer::Trainer(const Config& config, const Group& world, StopSignals& signals)
+    : Trainer(config, world, signals, load_agreed(config.options.data, world)) {}
 
 void Trainer::resume() {
   const std::string& how = options_.run.resume;
@@ -64,7 +64,7 @@ void Trainer::resume() {
   load_weights(reader, model_.store());
   load_optimizer(reader, model_.store(), optimizer_);
   optimizer_.set_updates(std::stoll(reader.meta().notes.at("updates")));
-  step_ = saved_step_ = reader.meta().step;
+  step_ = resumed_at_ = reader.meta().step;
 }
 
 void Trainer::check_resumable(const CheckpointReader& reader, const std::string& folder) const {
@@ -82,21 +82,51 @@ void Trainer::check_resumable(const CheckpointReader& reader, const std::string&
 }
 
 void Trainer::run() {
-  if (finished() && saved_step_ == step_) {
+  if (finished() && resumed_at_ == step_) {
     if (leader()) fmt::print("{}: finished already, {} of {} steps\n", folder_.path(), step_, options_.train.steps);
     return;
   }
   agree(world_, [this] { begin(); });
+  try {
+    train();
+  } catch (const Error& error) {
+    // What was saved last is as good as before, whatever went wrong since.
+    if (error.reach() == Error::Reach::kEveryRank) checkpoints_.finish();
+    throw;
+  }
+}
+
+void Trainer::train() {
   Progress progress(step_, options_.train.steps);
   while (!finished()) {
     const auto begun = Clock::now();
-    const StepReport report = step();
-    const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
-    const std::optional<Evaluation> evaluation = evaluate_if_due();
-    log(report, seconds, evaluation);
-    if (leader()) show(progress, report, seconds, evaluation);
-    if (finished() || due(options_.checkpoint.every)) save();
+    StepFacts facts{.tokens_a_step = options_.train.batch * options_.data.seq_len, .report = step()};
+    facts.step = step_;
+    facts.seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+    facts.evaluation = evaluate_if_due();
+    facts.validation_bytes = validation_bytes_;
+    const int stop = meet(facts);
+    if (leader()) show(progress, facts);
+    if (finished() || stop)
+      checkpoints_.save_last(meta(), boxes_to_save(model_.store(), optimizer_));
+    else if (due(options_.checkpoint.every))
+      checkpoints_.save(meta(), boxes_to_save(model_.store(), optimizer_));
+    if (stop && !finished())
+      throw Error(stop, fmt::format("step {} of {}: told to stop, saved; the same command goes on from here", step_, options_.train.steps),
+                  Error::Reach::kEveryRank);
   }
+}
+
+// The step's border, where the ranks hear of each other. Returns the exit code of a run that is to stop, else 0.
+int Trainer::meet(const StepFacts& facts) {
+  Census census;
+  signals_.vote(census);
+  checkpoints_.vote(census);
+  metrics_.put(census);
+  census.gather(world_);
+  if (leader()) folder_.append(metrics_.object(facts, census));
+  checkpoints_.publish_if_written(census);
+  return signals_.verdict(census);
 }
 
 void Trainer::begin() {
@@ -112,14 +142,15 @@ std::optional<Evaluation> Trainer::evaluate_if_due() const {
   return evaluate(model_, *validation_, options_.train.micro_batch);
 }
 
-void Trainer::show(Progress& progress, const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation) const {
+void Trainer::show(Progress& progress, const StepFacts& facts) const {
   progress.show({.step = step_,
-                 .loss = report.loss,
-                 .grad_norm = report.grad_norm,
-                 .tokens_per_second = static_cast<double>(tokens_a_step()) / seconds,
+                 .loss = facts.report.loss,
+                 .grad_norm = facts.report.grad_norm,
+                 .tokens_per_second = static_cast<double>(facts.tokens_a_step) / facts.seconds,
                  .memory_bytes = Allocator::host().stats().peak});
-  if (evaluation)
-    spdlog::info("step {}: val_loss {:.4f}, {:.4f} bits per byte", step_, evaluation->loss(), evaluation->bits_per_byte(validation_bytes_));
+  if (facts.evaluation)
+    spdlog::info("step {}: val_loss {:.4f}, {:.4f} bits per byte", step_, facts.evaluation->loss(),
+                 facts.evaluation->bits_per_byte(validation_bytes_));
 }
 
 StepReport Trainer::step() {
@@ -138,45 +169,14 @@ StepReport Trainer::step() {
   return report;
 }
 
-void Trainer::log(const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation) {
-  ordered_json metrics = {{"step", step_}, {"tokens", step_ * tokens_a_step()}, {"loss", number(report.loss)}};
-  if (evaluation) {
-    metrics["val_loss"] = number(evaluation->loss());
-    metrics["val_bits_per_byte"] = number(evaluation->bits_per_byte(validation_bytes_));
-  }
-  metrics["grad_norm"] = number(report.grad_norm);
-  for (const auto& [kind, norm] : report.grad_norm_of) metrics[fmt::format("grad_norm/{}", name_of(kind))] = number(norm);
-  if (report.skipped) metrics["skipped"] = true;
-  for (size_t group = 0; group < optimizer_.groups().groups().size(); ++group)
-    metrics["lr/" + optimizer_.groups().groups()[group].name] = number(optimizer_.lr(group, step_ - 1));
-  metrics["tokens_per_second"] = number(static_cast<double>(tokens_a_step()) / seconds);
-  metrics["step_ms"] = number(seconds * 1000);
-  metrics["mfu"] = nullptr;  // the peak of this host is not measured yet
-  metrics["memory_peak_bytes"] = static_cast<int64_t>(world_.max(static_cast<double>(Allocator::host().stats().peak), "memory"));
-  for (const Axis axis : kAxes) {
-    const Group& group = axis == Axis::kData ? model_.mesh().tokens() : model_.mesh().axis(axis);
-    const int64_t sent = group.bytes_sent(), before = std::exchange(bytes_sent_[static_cast<size_t>(axis)], sent);
-    metrics[fmt::format("comm_bytes/{}", name_of(axis))] =
-        static_cast<int64_t>(world_.sum(static_cast<double>(sent - before), "comm_bytes"));
-  }
-  if (leader()) folder_.append(metrics);
-}
-
-void Trainer::save() {
-  CheckpointMeta meta{
-      .step = step_,
-      .tokens = step_ * tokens_a_step(),
-      .config = config_.resolved,
-      .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
-                          model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
-      .version = ROPEWALK_VERSION,
-      .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", sequences_.documents().digest())}}};
-  const std::string folder = write_checkpoint(folder_.checkpoints(), meta, boxes_to_save(model_.store(), optimizer_), world_);
-  saved_step_ = step_;
-  agree(world_, [this] {
-    if (leader()) retain_checkpoints(folder_.checkpoints(), options_.checkpoint.keep, options_.checkpoint.keep_every);
-  });
-  if (leader()) spdlog::info("step {}: saved {}", step_, folder);
+CheckpointMeta Trainer::meta() const {
+  return {.step = step_,
+          .tokens = step_ * options_.train.batch * options_.data.seq_len,
+          .config = config_.resolved,
+          .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
+                              model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
+          .version = ROPEWALK_VERSION,
+          .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", sequences_.documents().digest())}}};
 }
 
 }  // namespace ropewalk

@@ -100,7 +100,7 @@ data:
   validation: 0.05
 train: {steps: 100, batch: 64, micro_batch: 4, precision: fp64, residual: fp32, clip: null, recompute: full, seed: 7, eval_every: 20}
 parallel: {pipeline: 2, data: 2, context: 4, tensor: 2, sequence: false, context_runs: 2}
-checkpoint: {every: 20, keep: 5, keep_every: 100}
+checkpoint: {every: 20, keep: 5, keep_every: 100, async: false}
 run: {dir: "123", resume: never, device: cpu, timeout: 30.5}
 )";
 
@@ -144,7 +144,7 @@ TEST(Config, ReadsEveryKey) {
                     .seed = 7,
                     .eval_every = 20};
   expected.parallel = {.pipeline = 2, .context = 4, .tensor = 2, .data = 2, .sequence = false, .context_runs = 2};
-  expected.checkpoint = {.every = 20, .keep = 5, .keep_every = 100};
+  expected.checkpoint = {.every = 20, .keep = 5, .keep_every = 100, .async = false};
   expected.run = {.dir = "123", .resume = "never", .timeout = 30.5};
 
   EXPECT_EQ(options.model, expected.model);
@@ -261,6 +261,7 @@ checkpoint:
   every: 0
   keep: 3
   keep_every: 0
+  async: true
 run:
   dir: runs/x
   resume: auto

@@ -75,6 +75,7 @@ CheckpointOptions read_checkpoint(const Node& node) {
   checkpoint.every = count_or_zero(node["every"], checkpoint.every);
   checkpoint.keep = node["keep"].size(checkpoint.keep);
   checkpoint.keep_every = count_or_zero(node["keep_every"], checkpoint.keep_every);
+  checkpoint.async = node["async"].flag(checkpoint.async);
   return checkpoint;
 }
 
