@@ -4,22 +4,47 @@
 
 namespace ropewalk::testing {
 
-Options tiny_options() {
-  Options options;
-  ModelOptions& model = options.model;
+namespace {
+
+// d_model 8, and a vocabulary that is no multiple of any number of ranks.
+ModelOptions tiny(std::map<std::string, BlockOptions> blocks, std::vector<std::vector<std::string>> layers) {
+  ModelOptions model;
   model.d_model = 8;
-  model.vocabulary = 13;  // no multiple of any number of ranks
+  model.vocabulary = 13;
+  model.blocks = std::move(blocks);
+  model.layers = std::move(layers);
+  return model;
+}
+
+ModelOptions interfaces() {
+  ModelOptions model = tiny({{"M", Mamba2Options{.heads = 4, .head_dim = 4, .state = 3, .groups = 1, .conv = 4, .chunk = 5}},
+                             {"N", Mamba2Options{.heads = 4, .head_dim = 2, .state = 4, .groups = 2, .conv = 3, .chunk = 4}},
+                             {"A", AttentionBlockOptions{.heads = 4, .kv_heads = 2, .head_dim = 4, .rope = RopeOptions{}, .window = 7}},
+                             {"G", AttentionBlockOptions{.heads = 4, .kv_heads = 4, .head_dim = 2, .rope = {}, .window = {}}},
+                             {"F", MlpOptions{.hidden = 12}},
+                             {"H", ParallelOptions{.branches = {"A", "N"}, .combine = Combine::kMean}}},
+                            // 0    1    2      3      4      5      6      7      8
+                            {{"M"}, {"A"}, {"F"}, {"G"}, {"H"}, {"A"}, {"N"}, {"G"}, {"F"}});
   model.tie_embeddings = true;
-  model.blocks["M"] = Mamba2Options{.heads = 4, .head_dim = 4, .state = 3, .groups = 1, .conv = 4, .chunk = 5};
-  model.blocks["N"] = Mamba2Options{.heads = 4, .head_dim = 2, .state = 4, .groups = 2, .conv = 3, .chunk = 4};
-  model.blocks["A"] = AttentionBlockOptions{.heads = 4, .kv_heads = 2, .head_dim = 4, .rope = RopeOptions{}, .window = 7};
-  model.blocks["G"] = AttentionBlockOptions{.heads = 4, .kv_heads = 4, .head_dim = 2, .rope = {}, .window = {}};
-  model.blocks["F"] = MlpOptions{.hidden = 12};
-  model.blocks["H"] = ParallelOptions{.branches = {"A", "N"}, .combine = Combine::kMean};
-  //               0    1    2    3    4    5    6    7    8
-  model.layers = {{"M"}, {"A"}, {"F"}, {"G"}, {"H"}, {"A"}, {"N"}, {"G"}, {"F"}};
   model.shared = {{.name = "block", .at = {3, 7}, .concat_embedding = true}};
   model.kv = {{.from = 1, .to = {5}}};
+  return model;
+}
+
+}  // namespace
+
+const std::vector<TinyModel>& tiny_models() {
+  static const std::vector<TinyModel> models = {
+      {.name = "Interfaces", .model = interfaces()},
+  };
+  return models;
+}
+
+Options tiny_options() { return tiny_options(tiny_models().front()); }
+
+Options tiny_options(const TinyModel& model) {
+  Options options;
+  options.model = model.model;
   options.optimizer.type = OptimizerOptions::kAdamW;
   options.optimizer.values.lr = 0.01;
   options.optimizer.values.eps = 1e-3;  // keeps AdamW's division away from the rounding of tiny gradients

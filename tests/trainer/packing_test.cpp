@@ -20,8 +20,10 @@ Sequence alone(const Sequence& row, int64_t begin, int64_t end) {
           .document_begins = {0}};
 }
 
-TEST(PackedRow, CostsWhatItsDocumentsCostAlone) {
-  const Options options = testing::tiny_options();
+class PackedRow : public ::testing::TestWithParam<testing::TinyModel> {};
+
+TEST_P(PackedRow, CostsWhatItsDocumentsCostAlone) {
+  const Options options = testing::tiny_options(GetParam());
   const RankModel model(options, Group(), {});
   const Sequence row = testing::tiny_sequence(1, 64, options.model.vocabulary);
   ASSERT_GT(row.document_begins.size(), 5u);
@@ -33,14 +35,16 @@ TEST(PackedRow, CostsWhatItsDocumentsCostAlone) {
   EXPECT_NEAR(nats(model, row), sum, 1e-10);
 }
 
-TEST(PackedRow, CostsSomethingElseAsOneDocument) {
-  const Options options = testing::tiny_options();
+TEST_P(PackedRow, CostsSomethingElseAsOneDocument) {
+  const Options options = testing::tiny_options(GetParam());
   const RankModel model(options, Group(), {});
   Sequence row = testing::tiny_sequence(1, 64, options.model.vocabulary);
   const double packed = nats(model, row);
   row.document_begins = {0};
   EXPECT_GT(std::abs(nats(model, row) - packed), 1e-6);
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, PackedRow, ::testing::ValuesIn(testing::tiny_models()), [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace ropewalk

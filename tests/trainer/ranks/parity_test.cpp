@@ -1,4 +1,4 @@
-// A layout changes nothing but speed: the tiny model on every mesh against itself on one rank, in fp64. Runs on four ranks; smaller meshes
+// A layout changes nothing but speed: each tiny model on every mesh against itself on one rank, in fp64. Runs on four ranks; smaller meshes
 // are cut from them.
 #include <gtest/gtest.h>
 
@@ -86,67 +86,87 @@ void expect_equal(const Outcome& given, const Outcome& expected) {
   expect_equal(given.weights, expected.weights, "weight after three steps");
 }
 
-std::vector<Case> all_cases() {
+std::vector<Case> cases_of_one_rank(bool cut) {
   std::vector<Case> cases = {
       {.name = "Recompute", .degrees = {}, .recompute = Recompute::kFull},
       {.name = "Deferred", .degrees = {}, .defer = true},
       {.name = "RecomputeDeferred", .degrees = {}, .recompute = Recompute::kFull, .defer = true},
-      {.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2},
   };
-  // Every axis alone with 2 and 4 ranks, every pair with 2 x 2; each with every option, and context with one and two runs a rank.
-  const auto add = [&](const std::string& name, const Degrees& degrees) {
-    for (const int pieces : {1, 2}) {
-      if (pieces == 2 && degrees.context == 1) continue;
-      for (const bool sequence : {true, false}) {
-        if (!sequence && degrees.tensor == 1) continue;
-        for (const bool recompute : {false, true})
-          for (const bool defer : {false, true})
-            cases.push_back({.name = name + (pieces == 2 ? "TwoRuns" : "") + (sequence ? "" : "WholeSequence") +
-                                     (recompute ? "Recompute" : "") + (defer ? "Deferred" : ""),
-                             .degrees = degrees,
-                             .pieces = pieces,
-                             .sequence = sequence,
-                             .recompute = recompute ? Recompute::kFull : Recompute::kNone,
-                             .defer = defer});
-      }
-    }
-  };
-  add("Pipeline2", {.pipeline = 2});
-  add("Pipeline4", {.pipeline = 4});
-  add("Tensor2", {.tensor = 2});
-  add("Tensor4", {.tensor = 4});
-  add("Context2", {.context = 2});
-  add("Context4", {.context = 4});
-  add("Data2", {.data = 2});
-  add("Data4", {.data = 4});
-  add("Pipeline2Data2", {.pipeline = 2, .data = 2});
-  add("Pipeline2Context2", {.pipeline = 2, .context = 2});
-  add("Pipeline2Tensor2", {.pipeline = 2, .tensor = 2});
-  add("Data2Context2", {.data = 2, .context = 2});
-  add("Data2Tensor2", {.data = 2, .tensor = 2});
-  add("Context2Tensor2", {.context = 2, .tensor = 2});
+  if (cut) cases.push_back({.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2});
   return cases;
 }
 
-class Parity : public ::testing::TestWithParam<Case> {
+// Context with one and two runs a rank, tensor with and without sequence; each with and without recompute and deferred weight gradients.
+void add_options_of(const std::string& name, const Degrees& degrees, std::vector<Case>& cases) {
+  for (const int pieces : {1, 2}) {
+    if (pieces == 2 && degrees.context == 1) continue;
+    for (const bool sequence : {true, false}) {
+      if (!sequence && degrees.tensor == 1) continue;
+      for (const bool recompute : {false, true})
+        for (const bool defer : {false, true})
+          cases.push_back({.name = name + (pieces == 2 ? "TwoRuns" : "") + (sequence ? "" : "WholeSequence") +
+                                   (recompute ? "Recompute" : "") + (defer ? "Deferred" : ""),
+                           .degrees = degrees,
+                           .pieces = pieces,
+                           .sequence = sequence,
+                           .recompute = recompute ? Recompute::kFull : Recompute::kNone,
+                           .defer = defer});
+    }
+  }
+}
+
+// Every axis alone with 2 and 4 ranks, every pair with 2 x 2; only pipeline and data where a model cannot be cut.
+std::vector<Case> cases_of(const testing::TinyModel& model) {
+  std::vector<Case> cases = cases_of_one_rank(model.cut);
+  const std::pair<const char*, Degrees> meshes[] = {
+      {"Pipeline2", {.pipeline = 2}},
+      {"Pipeline4", {.pipeline = 4}},
+      {"Tensor2", {.tensor = 2}},
+      {"Tensor4", {.tensor = 4}},
+      {"Context2", {.context = 2}},
+      {"Context4", {.context = 4}},
+      {"Data2", {.data = 2}},
+      {"Data4", {.data = 4}},
+      {"Pipeline2Data2", {.pipeline = 2, .data = 2}},
+      {"Pipeline2Context2", {.pipeline = 2, .context = 2}},
+      {"Pipeline2Tensor2", {.pipeline = 2, .tensor = 2}},
+      {"Data2Context2", {.data = 2, .context = 2}},
+      {"Data2Tensor2", {.data = 2, .tensor = 2}},
+      {"Context2Tensor2", {.context = 2, .tensor = 2}},
+  };
+  for (const auto& [name, degrees] : meshes)
+    if (model.cut || degrees.tensor * degrees.context == 1) add_options_of(name, degrees, cases);
+  return cases;
+}
+
+using ModelAndCase = std::pair<testing::TinyModel, Case>;
+
+std::vector<ModelAndCase> all_cases() {
+  std::vector<ModelAndCase> all;
+  for (const testing::TinyModel& model : testing::tiny_models())
+    for (const Case& layout : cases_of(model)) all.emplace_back(model, layout);
+  return all;
+}
+
+class Parity : public ::testing::TestWithParam<ModelAndCase> {
  protected:
-  static const Outcome& one_rank(OptimizerOptions::Type type) {
-    static std::map<OptimizerOptions::Type, Outcome> known;
-    auto [place, fresh] = known.try_emplace(type);
-    if (fresh) place->second = train(options(type), Group(), {.name = "one rank", .degrees = {}});
+  static const Outcome& one_rank(const testing::TinyModel& model, OptimizerOptions::Type type) {
+    static std::map<std::pair<std::string, OptimizerOptions::Type>, Outcome> known;
+    auto [place, fresh] = known.try_emplace({model.name, type});
+    if (fresh) place->second = train(options(model, type), Group(), {.name = "one rank", .degrees = {}});
     return place->second;
   }
-  static Options options(OptimizerOptions::Type type) {
-    Options tiny = testing::tiny_options();
+  static Options options(const testing::TinyModel& model, OptimizerOptions::Type type) {
+    Options tiny = testing::tiny_options(model);
     tiny.optimizer.type = type;
     if (type == OptimizerOptions::kSgd) tiny.optimizer.values.lr = 0.5;
     return tiny;
   }
   static void compare(OptimizerOptions::Type type) {
-    const Case& layout = GetParam();
+    const auto& [model, layout] = GetParam();
     const bool member = testing::world().rank() < layout.degrees.ranks();
     const Group group = testing::world().split(member ? 1 : 0);
-    if (member) expect_equal(train(options(type), group, layout), one_rank(type));
+    if (member) expect_equal(train(options(model, type), group, layout), one_rank(model, type));
   }
 };
 
@@ -154,7 +174,7 @@ TEST_P(Parity, SgdEqualsOneRank) { compare(OptimizerOptions::kSgd); }
 TEST_P(Parity, AdamWEqualsOneRank) { compare(OptimizerOptions::kAdamW); }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, Parity, ::testing::ValuesIn(all_cases()),
-                         [](const ::testing::TestParamInfo<Case>& info) { return info.param.name; });
+                         [](const auto& info) { return info.param.first.name + info.param.second.name; });
 
 }  // namespace
 }  // namespace ropewalk
