@@ -57,12 +57,20 @@ struct DataOptions {
 };
 
 enum class Precision { kFp64, kFp32, kBf16 };
+// A step stands out where its loss or gradient norm is `sigma` standard deviations above the mean of the last `window` steps.
+struct SpikeOptions {
+  double sigma = 6;
+  int64_t window = 128;
+  bool operator==(const SpikeOptions&) const = default;
+};
+
 struct TrainOptions {
   int64_t steps = 0, batch = 0, micro_batch = 1;
   Precision precision = Precision::kBf16;
   bool residual_wide = true;  // fp32 residual stream under bf16
   std::optional<double> clip = 1.0;
   Recompute recompute = Recompute::kNone;
+  std::optional<SpikeOptions> skip_spikes;
   uint64_t seed = 1;
   int64_t eval_every = 0;  // 0: at the end only
   bool operator==(const TrainOptions&) const = default;

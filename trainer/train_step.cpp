@@ -21,6 +21,7 @@ TrainStep::TrainStep(const RankModel& model, Optimizer& optimizer, const TrainSt
     : model_(model),
       optimizer_(optimizer),
       options_(options),
+      spikes_(options.skip_spikes),
       reducer_(model.store(), model.declarations(), model.mesh(), model.tensor_parallel()),
       pipeline_(model.model(), model.mesh(), pipeline_options(model, options)) {}
 
@@ -41,10 +42,16 @@ StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches) 
     square += kind_square;
   }
   report.grad_norm = std::sqrt(square);
-  report.skipped = !std::isfinite(report.grad_norm) || !std::isfinite(report.loss);  // the same on all ranks: both are global
+  report.skipped = reason_to_skip(report);
   const bool clips = options_.clip && report.grad_norm > *options_.clip;
   if (!report.skipped) optimizer_.step(step, clips ? *options_.clip / report.grad_norm : 1);
   return report;
+}
+
+// The same on all ranks: loss and norm are global, and of the same bits everywhere.
+const char* TrainStep::reason_to_skip(const StepReport& report) {
+  if (!std::isfinite(report.grad_norm) || !std::isfinite(report.loss)) return "not finite";
+  return spikes_ && spikes_->stands_out(report.loss, report.grad_norm) ? "spike" : nullptr;
 }
 
 }  // namespace ropewalk

@@ -16,7 +16,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kMostSkippedInARow = 20;  // non-finite steps after which a run has diverged
+constexpr int64_t kMostSkippedInARow = 20;  // then a run has diverged
 
 SplitDocuments load_agreed(const DataOptions& data, const Group& world) {
   std::optional<SplitDocuments> documents;
@@ -39,7 +39,7 @@ Trainer::Trainer(const Config& config, const Group& world, StopSignals& signals,
       sequences_(std::move(documents.train), options_.train.seed, options_.data.seq_len, options_.data.packed),
       model_(options_, world, resolve_mesh(config, world.size())),
       optimizer_(options_.optimizer, model_.declarations(), model_.store(), options_.train.steps),
-      train_step_(model_, optimizer_, {.clip = options_.train.clip}),
+      train_step_(model_, optimizer_, {.clip = options_.train.clip, .skip_spikes = options_.train.skip_spikes}),
       folder_(options_.run.dir),
       checkpoints_(folder_.checkpoints(), options_.checkpoint, world_),
       metrics_(model_, optimizer_),
@@ -64,6 +64,8 @@ void Trainer::resume() {
   load_weights(reader, model_.store());
   load_optimizer(reader, model_.store(), optimizer_);
   optimizer_.set_updates(std::stoll(reader.meta().notes.at("updates")));
+  if (const auto history = reader.meta().notes.find("spikes"); train_step_.spikes() && history != reader.meta().notes.end())
+    train_step_.spikes()->restore(history->second);
   step_ = resumed_at_ = reader.meta().step;
 }
 
@@ -159,24 +161,27 @@ StepReport Trainer::step() {
   const StepReport report = train_step_.run(step_, make_batches(sequence, step_, plan, model_.mesh()));
   skipped_in_a_row_ = report.skipped ? skipped_in_a_row_ + 1 : 0;
   ++step_;
-  if (report.skipped && leader()) spdlog::warn("step {}: gradient is not finite; nothing updated", step_);
+  if (report.skipped && leader())
+    spdlog::warn("step {}: {}: loss {:.4f}, gradient norm {:.4f}; nothing updated", step_, report.skipped, report.loss, report.grad_norm);
   if (skipped_in_a_row_ >= kMostSkippedInARow)
-    throw Error(
-        4,
-        fmt::format("step {}: diverged: {} steps in a row without a finite gradient; resume from a checkpoint with a smaller optimizer.lr",
-                    step_, skipped_in_a_row_),
-        Error::Reach::kEveryRank);
+    throw Error(4,
+                fmt::format("step {}: diverged: {} steps in a row were skipped ({}); resume from a checkpoint with a smaller optimizer.lr",
+                            step_, skipped_in_a_row_, report.skipped),
+                Error::Reach::kEveryRank);
   return report;
 }
 
-CheckpointMeta Trainer::meta() const {
-  return {.step = step_,
-          .tokens = step_ * options_.train.batch * options_.data.seq_len,
-          .config = config_.resolved,
-          .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
-                              model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
-          .version = ROPEWALK_VERSION,
-          .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", sequences_.documents().digest())}}};
+CheckpointMeta Trainer::meta() {
+  CheckpointMeta meta{
+      .step = step_,
+      .tokens = step_ * options_.train.batch * options_.data.seq_len,
+      .config = config_.resolved,
+      .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
+                          model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
+      .version = ROPEWALK_VERSION,
+      .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", sequences_.documents().digest())}}};
+  if (train_step_.spikes()) meta.notes["spikes"] = train_step_.spikes()->state();
+  return meta;
 }
 
 }  // namespace ropewalk

@@ -37,7 +37,7 @@ class Trainer {
   void train();
   int meet(const StepFacts& facts);
   void show(Progress& progress, const StepFacts& facts) const;
-  CheckpointMeta meta() const;
+  CheckpointMeta meta();
   bool leader() const { return world_.rank() == 0; }
   bool due(int64_t every) const { return every > 0 && step_ % every == 0; }
   bool finished() const { return step_ == options_.train.steps; }

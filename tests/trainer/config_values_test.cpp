@@ -98,7 +98,7 @@ data:
   seq_len: 256
   packed: false
   validation: 0.05
-train: {steps: 100, batch: 64, micro_batch: 4, precision: fp64, residual: fp32, clip: null, recompute: full, seed: 7, eval_every: 20}
+train: {steps: 100, batch: 64, micro_batch: 4, precision: fp64, residual: fp32, clip: null, recompute: full, skip_spikes: {sigma: 5, window: 64}, seed: 7, eval_every: 20}
 parallel: {pipeline: 2, data: 2, context: 4, tensor: 2, sequence: false, context_runs: 2}
 checkpoint: {every: 20, keep: 5, keep_every: 100, async: false}
 run: {dir: "123", resume: never, device: cpu, timeout: 30.5}
@@ -141,6 +141,7 @@ TEST(Config, ReadsEveryKey) {
                     .precision = Precision::kFp64,
                     .clip = {},
                     .recompute = Recompute::kFull,
+                    .skip_spikes = SpikeOptions{.sigma = 5, .window = 64},
                     .seed = 7,
                     .eval_every = 20};
   expected.parallel = {.pipeline = 2, .context = 4, .tensor = 2, .data = 2, .sequence = false, .context_runs = 2};
@@ -248,6 +249,7 @@ train:
   residual: fp32
   clip: 1
   recompute: none
+  skip_spikes: null
   seed: 1
   eval_every: 0
 parallel:

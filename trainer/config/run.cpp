@@ -22,6 +22,14 @@ bool read_residual(const Node& node, Precision precision) {
   return wide;
 }
 
+std::optional<SpikeOptions> read_skip_spikes(const Node& node) {
+  if (node.is_null(true)) return std::nullopt;
+  SpikeOptions spikes;
+  spikes.sigma = node["sigma"].number(kPositive, spikes.sigma);
+  spikes.window = node["window"].integer(2, 1 << 20, spikes.window);
+  return spikes;
+}
+
 void read_device(const Node& node) {
   enum Device { kAuto, kCpu, kCuda };
   const Device device = node.choice<Device>({{"auto", kAuto}, {"cpu", kCpu}, {"cuda", kCuda}}, kAuto);
@@ -53,6 +61,7 @@ TrainOptions read_train(const Node& node) {
     train.clip = clip.number(kPositive, train.clip);
   }
   train.recompute = node["recompute"].choice<Recompute>({{"none", Recompute::kNone}, {"full", Recompute::kFull}}, train.recompute);
+  train.skip_spikes = read_skip_spikes(node["skip_spikes"]);
   train.seed = static_cast<uint64_t>(node["seed"].integer(0, std::numeric_limits<int64_t>::max(), static_cast<int64_t>(train.seed)));
   train.eval_every = count_or_zero(node["eval_every"], train.eval_every);
   return train;
