@@ -70,7 +70,7 @@ void inspect(const InspectArguments& arguments) {
   CheckpointReader reader(arguments.checkpoint);
   if (arguments.verify) reader.verify();
   if (arguments.digest)
-    fmt::print("weights {}\noptimizer {}\n", reader.digest("weights/"), reader.digest("optimizer/"));
+    fmt::print("weights {}\noptimizer {}\n", weights_digest(reader), optimizer_digest(reader));
   else
     fmt::print("{}{}", describe_checkpoint(reader, arguments.checkpoint), arguments.verify ? "every byte is as it was written\n" : "");
 }

@@ -6,6 +6,7 @@
 #include "layers/attention.h"
 #include "layers/mamba2.h"
 #include "layers/mlp.h"
+#include "layers/moe.h"
 #include "layers/parallel_mixers.h"
 
 namespace ropewalk {
@@ -43,12 +44,19 @@ class Builder {
     } else {
       core = make(block, layer, concat);
     }
-    const std::string owner = shared ? "shared." + shared->name : fmt::format("layers.{}", layer);
-    return CallSite(core, {.layer = layer,
+    const std::string kind = unique_kind(*core, layer);
+    const std::string site_name = fmt::format("layers.{}.{}", layer, kind);
+    return CallSite(core, {.name = site_name,
                            .d_model = options_.d_model,
                            .concat_embedding = concat,
                            .recompute = recompute_,
-                           .core_name = fmt::format("{}.{}", owner, core->kind())});
+                           .core_name = shared ? fmt::format("shared.{}.{}", shared->name, kind) : site_name});
+  }
+
+  // mlp, and then mlp_1 for a second of its kind in the same layer.
+  std::string unique_kind(const SubLayer& core, int layer) {
+    const int before = kinds_in_layer_[{layer, core.kind()}]++;
+    return before == 0 ? core.kind() : fmt::format("{}_{}", core.kind(), before);
   }
 
   KeyValueSharing key_values(int layer) const {
@@ -76,6 +84,7 @@ class Builder {
   std::unique_ptr<SubLayer> make(const MlpOptions& block, int, const Widths& widths) const {
     return std::make_unique<Mlp>(block, widths, tp_);
   }
+  std::unique_ptr<SubLayer> make(const MoeOptions& block, int, const Widths& widths) const { return std::make_unique<Moe>(block, widths); }
   std::unique_ptr<SubLayer> make(const ParallelOptions& block, int layer, const Widths& widths) const {
     std::vector<std::unique_ptr<SubLayer>> branches;
     for (const std::string& name : block.branches)
@@ -87,6 +96,7 @@ class Builder {
   const TensorParallel& tp_;
   Recompute recompute_;
   int64_t sub_layers_ = 0;
+  std::map<std::pair<int, std::string>, int> kinds_in_layer_;
   std::map<std::pair<std::string, size_t>, std::shared_ptr<SubLayer>> shared_cores_;
 };
 

@@ -19,7 +19,7 @@ Ports CallSite::ports() const {
 void CallSite::declare(Declarations& declarations) {
   core_->declare(declarations, options_.core_name);
   const int64_t width = options_.concat_embedding ? 2 * options_.d_model : options_.d_model;
-  norm_weight_ = declarations.declare({.name = fmt::format("layers.{}.{}.input_norm", options_.layer, core_->kind()),
+  norm_weight_ = declarations.declare({.name = options_.name + ".input_norm",
                                        .shape = {width},
                                        .kind = Kind::kStack,
                                        .role = Role::kNorm,

@@ -7,11 +7,11 @@
 namespace ropewalk {
 
 struct CallSiteOptions {
-  int layer = 0;
+  std::string name;  // of the place: "layers.3.mamba2"
   int64_t d_model = 0;
   bool concat_embedding = false;  // the core reads norm([x; embedding])
   Recompute recompute = Recompute::kNone;
-  std::string core_name;  // of its parameters: "layers.3.mamba2", "shared.G.attention"
+  std::string core_name;  // of the core's parameters: the place's, or "shared.G.mamba2"
 };
 
 class CallSite {

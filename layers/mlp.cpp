@@ -1,7 +1,7 @@
 #include "layers/mlp.h"
 
+#include "kernels/activation/activation.h"
 #include "kernels/linear/linear.h"
-#include "kernels/swiglu/swiglu.h"
 #include "kernels/views/views.h"
 
 namespace ropewalk {
@@ -21,7 +21,7 @@ Var Mlp::forward(const Var& u_BSD, Carry&, const Context&) const {
   const Var both = linear(tp_enter(u_BSD, tp_), gate_up_);
   const int64_t width = both.dim(-1) / 2;
   const Vars halves = split_last(both, {width, width});
-  return tp_leave(linear(swiglu(halves[0], halves[1]), down_), tp_);
+  return tp_leave(linear(gated_activation(halves[0], halves[1], Activation::kSilu), down_), tp_);
 }
 
 }  // namespace ropewalk

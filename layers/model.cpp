@@ -99,7 +99,7 @@ Var HybridModel::head_loss(const Var& x, const Context& ctx) const {
 Carry HybridModel::forward(Carry carry, const Context& ctx) const {
   if (first()) carry = embed(std::move(carry));
   carry = run_sites(std::move(carry), ctx);
-  if (last()) carry.losses.insert(carry.losses.begin(), head_loss(carry.x, ctx));
+  if (last()) carry.cross_entropy = head_loss(carry.x, ctx);
   return carry;
 }
 

@@ -7,7 +7,9 @@
 #include <variant>
 #include <vector>
 
+#include "kernels/activation/activation.h"
 #include "kernels/rope/rope.h"
+#include "kernels/router/router.h"
 
 namespace ropewalk {
 
@@ -29,6 +31,25 @@ struct MlpOptions {  // gated: silu(gate) * up
   bool operator==(const MlpOptions&) const = default;
 };
 
+struct SharedExpertOptions {
+  int64_t hidden = 0;
+  bool gated = false;  // each token by a sigmoid of its own
+  bool operator==(const SharedExpertOptions&) const = default;
+};
+
+struct MoeOptions {
+  int64_t experts = 0, hidden = 0;
+  Activation act = Activation::kSilu;
+  bool gated = true;     // each expert is down(act(gate) * up), else down(act(up)); the shared one likewise
+  RouterOptions router;  // keys: router, top_k, renorm, scale, groups, top_groups
+  bool router_bias = false;
+  double bias_update = 0.001;  // sigmoid_bias: how far the bias moves a step
+  int64_t sinkhorn = 8;        // sigmoid_top1: iterations
+  double balance = 0, z = 0;   // coefficients of the auxiliary losses, which are means over sequences
+  std::optional<SharedExpertOptions> shared{};
+  bool operator==(const MoeOptions&) const = default;
+};
+
 enum class Combine { kSum, kMean };
 struct ParallelOptions {
   std::vector<std::string> branches;  // names of mixer blocks, all fed the same normed input
@@ -36,7 +57,7 @@ struct ParallelOptions {
   bool operator==(const ParallelOptions&) const = default;
 };
 
-using BlockOptions = std::variant<Mamba2Options, AttentionBlockOptions, MlpOptions, ParallelOptions>;
+using BlockOptions = std::variant<Mamba2Options, AttentionBlockOptions, MlpOptions, MoeOptions, ParallelOptions>;
 
 // The layers `at` use one set of parameters. With concat_embedding their mixer reads [x; embedding], 2 d_model wide.
 struct SharedBlockOptions {

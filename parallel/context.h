@@ -23,7 +23,9 @@ struct Slot {
 struct Carry {
   Var x;                        // residual stream [B, S, D]; under sequence parallelism a tensor rank's slice of S
   std::map<Slot, Vars> shared;  // live publications; a slot dies after its last reader
-  Vars losses;                  // scalars to be added to the objective; seeded on the stage that makes them
+  // What the objective is made of, as scalars; seeded on the stage that makes them.
+  Vars losses{};        // auxiliary ones, weighted: sums over the rows (of context ranks, this one's part of them)
+  Var cross_entropy{};  // from the last stage: nats, summed over this rank's scored targets
 };
 
 // How many tensors a slot holds.
@@ -61,11 +63,14 @@ struct Context {
   const ContextParallel& cp;  // size 1: every move vanishes
   DType dtype;                // of activations
   std::span<State> states;    // by call site; empty when training
+  bool training = false;      // a pass whose gradient is wanted: neither evaluation nor decoding
   int site = 0;               // the call site that runs now: a shared core has one a call
   Pass* pass = nullptr;       // the recomputed segment that runs now, if any
 
   const Layout& layout() const { return batch.layout; }
   bool decoding() const { return !states.empty(); }
+  // Whether what is counted over a step (Tally) counts this pass: a replay was counted already.
+  bool counting() const { return training && !(pass && pass->replay()); }
   State& state() const { return states[site]; }
   Context at(int call_site) const;
   // What comes from other ranks: kept for the replay of a recomputed segment, which therefore needs no traffic.

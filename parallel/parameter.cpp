@@ -9,6 +9,7 @@ const char* name_of(Kind kind) {
     case Kind::kSsm: return "ssm";
     case Kind::kAttention: return "attention";
     case Kind::kMlp: return "mlp";
+    case Kind::kMoe: return "moe";
     case Kind::kEmbedding: return "embedding";
     case Kind::kHead: return "head";
     case Kind::kStack: return "stack";
@@ -25,6 +26,8 @@ const char* name_of(Role role) {
     case Role::kDtBias: return "dt_bias";
     case Role::kD: return "D";
     case Role::kConv: return "conv";
+    case Role::kRouter: return "router";
+    case Role::kRouterBias: return "router_bias";
   }
   return "?";
 }
@@ -54,6 +57,26 @@ Var Declarations::declare(const std::string& storage, std::vector<ParameterSpec>
   }
   known->uses[stage_] += known->parts.front().reads;
   return Var(known->leaf);
+}
+
+namespace {
+
+template <class T>
+std::shared_ptr<T> named(const std::vector<std::shared_ptr<T>>& all, const std::string& name) {
+  const auto known = std::find_if(all.begin(), all.end(), [&](const auto& one) { return one->name == name; });
+  return known == all.end() ? nullptr : *known;
+}
+
+}  // namespace
+
+std::shared_ptr<Tally> Declarations::declare_tally(const std::string& name, int64_t counts) {
+  if (const auto known = named(tallies_, name)) return known;
+  return tallies_.emplace_back(std::make_shared<Tally>(Tally{name, Tensor::zeros({counts}, DType::kFloat64)}));
+}
+
+std::shared_ptr<Buffer> Declarations::declare_buffer(Buffer buffer) {
+  if (const auto known = named(buffers_, buffer.name)) return known;
+  return buffers_.emplace_back(std::make_shared<Buffer>(std::move(buffer)));
 }
 
 }  // namespace ropewalk

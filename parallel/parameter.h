@@ -12,14 +12,16 @@
 #include <vector>
 
 #include "kernels/autograd/tape.h"
+#include "parallel/buffer.h"
 
 namespace ropewalk {
 
 // The owner of a parameter, and what it is to that owner: what optimizer groups match on.
-enum class Kind : uint8_t { kSsm, kAttention, kMlp, kEmbedding, kHead, kStack };
-enum class Role : uint8_t { kWeight, kBias, kNorm, kALog, kDtBias, kD, kConv };
-constexpr Kind kKinds[] = {Kind::kSsm, Kind::kAttention, Kind::kMlp, Kind::kEmbedding, Kind::kHead, Kind::kStack};
-constexpr Role kRoles[] = {Role::kWeight, Role::kBias, Role::kNorm, Role::kALog, Role::kDtBias, Role::kD, Role::kConv};
+enum class Kind : uint8_t { kSsm, kAttention, kMlp, kMoe, kEmbedding, kHead, kStack };
+enum class Role : uint8_t { kWeight, kBias, kNorm, kALog, kDtBias, kD, kConv, kRouter, kRouterBias };
+constexpr Kind kKinds[] = {Kind::kSsm, Kind::kAttention, Kind::kMlp, Kind::kMoe, Kind::kEmbedding, Kind::kHead, Kind::kStack};
+constexpr Role kRoles[] = {Role::kWeight, Role::kBias, Role::kNorm,   Role::kALog,      Role::kDtBias,
+                           Role::kD,      Role::kConv, Role::kRouter, Role::kRouterBias};
 const char* name_of(Kind kind);  // "ssm", "attention", ...
 const char* name_of(Role role);  // "weight", "A_log", ...
 
@@ -59,13 +61,17 @@ struct ParameterSpec {
   // For an unsplit parameter: its copies on the tensor ranks get addends of the gradient, not equal gradients, because each sees only its
   // slice of the sequence or its heads. (The copies of a replicated block always do.)
   bool owed_over_tensor = false;
-  int reads = 1;  // ops of one call that read it: each contributes to the gradient once
+  double active = 1;  // share of it that one token uses: top_k / experts for the experts of an MoE
+  int reads = 1;      // ops of one call that read it: each contributes to the gradient once
 };
 
-// Norms, biases, A_log, D and dt_bias do not decay unless a group says so.
-inline bool decays_by_default(Role role) { return role == Role::kWeight || role == Role::kConv; }
+// Norms, biases (of a router too), A_log, D and dt_bias do not decay unless a group says so.
+inline bool decays_by_default(Role role) { return role == Role::kWeight || role == Role::kConv || role == Role::kRouter; }
 // These are read by ops in the wide type, whatever the precision.
-inline bool kept_wide(Role role) { return role == Role::kNorm || role == Role::kALog || role == Role::kD || role == Role::kDtBias; }
+inline bool kept_wide(Role role) {
+  return role == Role::kNorm || role == Role::kALog || role == Role::kD || role == Role::kDtBias || role == Role::kRouter ||
+         role == Role::kRouterBias;
+}
 
 // One storage: what an op gets. All parts have one role and agree in all extents but the first.
 struct FusedParameter {
@@ -82,15 +88,22 @@ class Declarations {
   void enter_stage(int stage) { stage_ = stage; }
   Var declare(const std::string& storage, std::vector<ParameterSpec> parts);
   Var declare(const ParameterSpec& spec) { return declare(spec.name, {spec}); }
+  // The same name again is the same tally or buffer.
+  std::shared_ptr<Tally> declare_tally(const std::string& name, int64_t counts);
+  std::shared_ptr<Buffer> declare_buffer(Buffer buffer);
 
   bool sequence_parallel() const { return sequence_parallel_; }
   const std::vector<std::shared_ptr<FusedParameter>>& all() const { return all_; }
+  const Tallies& tallies() const { return tallies_; }
+  const Buffers& buffers() const { return buffers_; }
 
  private:
   bool sequence_parallel_;
   int stage_ = 0;
   std::vector<std::shared_ptr<FusedParameter>> all_;
   std::map<std::string, std::shared_ptr<FusedParameter>> by_name_;
+  Tallies tallies_;
+  Buffers buffers_;
 };
 
 }  // namespace ropewalk

@@ -37,12 +37,17 @@ ParameterStore::ParameterStore(const Declarations& declarations, const Mesh& mes
 
   const DType dtype = wide(compute);
   master_ = Tensor::empty({numel_}, dtype);
-  grad_ = Tensor::zeros({numel_}, dtype);
+  grad_ = mesh.tokens().allocate_shared({numel_}, dtype);
+  grad_.fill(0);
   if (compute == DType::kBFloat16) working_ = Tensor::empty({numel_}, compute);
   for (const PlacedLeaf& placed : leaves_) {
     const Tensor& source = working_ && !placed.read_wide ? working_ : master_;
     placed.leaf->data = source.narrow(0, placed.offset, placed.shape.numel()).reshape(placed.shape);
     placed.leaf->grad = grad_.narrow(0, placed.offset, placed.shape.numel()).reshape(placed.shape);
+  }
+  for (const auto& buffer : declarations.buffers()) {
+    buffer->value = Tensor::zeros(buffer->shape, dtype);
+    buffers_.push_back({.buffer = buffer, .counted = mesh.all().rank() == 0});
   }
   for (const PlacedPart& part : parts_) initialise(part, seed);
   refresh_working();

@@ -30,6 +30,12 @@ struct PlacedLeaf {
   bool read_wide = false;  // ops read the master itself
 };
 
+// A buffer on this rank.
+struct PlacedBuffer {
+  std::shared_ptr<Buffer> buffer;
+  bool counted = false;  // this rank stands for it on disk
+};
+
 class ParameterStore {
  public:
   // `compute` is the dtype of activations: bf16 gets working copies.
@@ -37,6 +43,7 @@ class ParameterStore {
 
   const std::vector<PlacedPart>& parts() const { return parts_; }
   const std::vector<PlacedLeaf>& leaves() const { return leaves_; }
+  const std::vector<PlacedBuffer>& buffers() const { return buffers_; }
   const Tensor& master() const { return master_; }
   const Tensor& grad() const { return grad_; }
   // The part's stretch of a flat span laid out like master().
@@ -51,6 +58,7 @@ class ParameterStore {
 
   std::vector<PlacedPart> parts_;
   std::vector<PlacedLeaf> leaves_;
+  std::vector<PlacedBuffer> buffers_;
   int64_t numel_ = 0;
   Tensor master_, grad_, working_;
 };

@@ -35,11 +35,12 @@ struct Pipeline::InFlight {
   Tape tape;
   Vars entered;  // at the border before this stage
   Vars leaving;  // at the border behind it
-  Vars losses;
+  Vars losses;   // auxiliary
+  Var cross_entropy;
 };
 
-Context Pipeline::context(const Microbatch& batch) const {
-  return {.batch = batch, .cp = options_.cp, .dtype = options_.dtype, .states = {}};
+Context Pipeline::context(const Microbatch& batch, bool training) const {
+  return {.batch = batch, .cp = options_.cp, .dtype = options_.dtype, .states = {}, .training = training};
 }
 
 Carry Pipeline::receive(const Microbatch& batch, Tape* tape) const {
@@ -75,8 +76,9 @@ void Pipeline::send(const Carry& carry) const {
 Carry Pipeline::run_forward(InFlight& flight) const {
   Carry received = receive(flight.batch, &flight.tape);
   if (!first()) flight.entered = flatten(received, stage_.ports().reads);
-  Carry carry = stage_.forward(std::move(received), context(flight.batch));
+  Carry carry = stage_.forward(std::move(received), context(flight.batch, true));
   flight.losses = carry.losses;
+  flight.cross_entropy = carry.cross_entropy;
   if (!last()) {
     send(carry);
     flight.leaving = flatten(carry, stage_.ports().writes);
@@ -84,15 +86,17 @@ Carry Pipeline::run_forward(InFlight& flight) const {
   return carry;
 }
 
-void Pipeline::run_backward(InFlight& flight, double scale) const {
+void Pipeline::run_backward(InFlight& flight, const LossScales& scales) const {
   const Group& pipeline = mesh_.pipeline();
   Vars roots = flight.leaving;
   Tensors seeds;
   for (const Var& var : roots) seeds.push_back(pipeline.receive(var.shape(), var.dtype(), pipeline.rank() + 1, "pipeline.backward"));
-  for (const Var& loss : flight.losses) {
+  const auto seed = [&](const Var& loss, double scale) {
     roots.push_back(loss);
     seeds.push_back(Tensor::full(loss.shape(), scale, loss.dtype()));
-  }
+  };
+  for (const Var& loss : flight.losses) seed(loss, scales.sequence);
+  if (flight.cross_entropy) seed(flight.cross_entropy, scales.target);
   flight.tape.defer_weight_parts(options_.defer_weight_parts);
   Tensors grads = flight.tape.backward(roots, seeds);
   for (size_t i = 0; i < grads.size(); ++i) {
@@ -101,24 +105,25 @@ void Pipeline::run_backward(InFlight& flight, double scale) const {
   }
 }
 
-double Pipeline::forward_backward(const std::vector<Microbatch>& batches, double scale) const {
+LossSums Pipeline::forward_backward(const std::vector<Microbatch>& batches, const LossScales& scales) const {
   std::deque<InFlight> flights;
-  double cross_entropy = 0;
+  LossSums sums;
   for (const Microbatch& batch : batches) {
     const Carry carry = run_forward(flights.emplace_back(batch));
-    if (last()) cross_entropy += carry.losses.front().data().item();
+    if (carry.cross_entropy) sums.cross_entropy += carry.cross_entropy.data().item();
+    for (const Var& loss : carry.losses) sums.auxiliary += loss.data().item();
   }
-  for (InFlight& flight : flights) run_backward(flight, scale);
+  for (InFlight& flight : flights) run_backward(flight, scales);
   for (InFlight& flight : flights) flight.tape.run_deferred();
-  return cross_entropy;
+  return sums;
 }
 
 double Pipeline::forward(const std::vector<Microbatch>& batches) const {
   double cross_entropy = 0;
   for (const Microbatch& batch : batches) {
-    const Carry carry = stage_.forward(receive(batch, nullptr), context(batch));
+    const Carry carry = stage_.forward(receive(batch, nullptr), context(batch, false));
     if (last())
-      cross_entropy += carry.losses.front().data().item();
+      cross_entropy += carry.cross_entropy.data().item();
     else
       send(carry);
   }

@@ -10,7 +10,7 @@ namespace ropewalk {
 class Stage {
  public:
   virtual ~Stage() = default;
-  // On the first stage carry.x comes as token ids [B, S]; on the last, losses.front() leaves as the summed cross-entropy in nats.
+  // On the first stage carry.x comes as token ids [B, S]; on the last, carry.cross_entropy leaves.
   virtual Carry forward(Carry carry, const Context& ctx) const = 0;
   // reads: the slots that are live at the border before this stage; writes: those live at the border behind it.
   virtual Ports ports() const = 0;
@@ -22,13 +22,24 @@ struct PipelineOptions {
   bool defer_weight_parts = false;  // weight gradients after all activation gradients
 };
 
+// The objective of a step is target x (cross-entropy of all microbatches) + sequence x (their auxiliary losses): with one over the numbers
+// of targets and of sequences in the whole batch, a mean over targets and a mean over sequences, whatever the mesh and the microbatches.
+struct LossScales {
+  double target = 1, sequence = 1;
+};
+
+// Of all microbatches on this rank.
+struct LossSums {
+  double cross_entropy = 0;  // on the last stage of each pipeline; 0 elsewhere
+  double auxiliary = 0;      // of this stage
+};
+
 class Pipeline {
  public:
   Pipeline(const Stage& stage, const Mesh& mesh, const PipelineOptions& options) : stage_(stage), mesh_(mesh), options_(options) {}
 
-  // All forward, then all backward: gradients of `scale` x (all losses of all microbatches) are added to the parameters.
-  // Returns this rank's summed cross-entropy: on the last stage of each pipeline; 0 elsewhere.
-  double forward_backward(const std::vector<Microbatch>& batches, double scale) const;
+  // All forward, then all backward: gradients of the scaled losses of all microbatches are added to the parameters.
+  LossSums forward_backward(const std::vector<Microbatch>& batches, const LossScales& scales) const;
   // The summed cross-entropy alone.
   double forward(const std::vector<Microbatch>& batches) const;
 
@@ -37,11 +48,11 @@ class Pipeline {
 
   bool first() const { return mesh_.pipeline().rank() == 0; }
   bool last() const { return mesh_.pipeline().rank() + 1 == mesh_.pipeline().size(); }
-  Context context(const Microbatch& batch) const;
+  Context context(const Microbatch& batch, bool training) const;
   Carry receive(const Microbatch& batch, Tape* tape) const;
   void send(const Carry& carry) const;
   Carry run_forward(InFlight& flight) const;
-  void run_backward(InFlight& flight, double scale) const;
+  void run_backward(InFlight& flight, const LossScales& scales) const;
 
   const Stage& stage_;
   const Mesh& mesh_;

@@ -1,6 +1,7 @@
 #include "trainer/describe.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "layers/model.h"
 #include "trainer/optimizer.h"
@@ -29,21 +30,45 @@ std::string with_commas(int64_t n) {
   return text;
 }
 
+// "parameters 51,570,319,360 (51.570 B)"
+std::string total_line(const std::string& name, int64_t total) {
+  return fmt::format("{} {} ({:.3f} B)\n", name, with_commas(total), static_cast<double>(total) / 1e9);
+}
+
+std::string describe(const ParameterTotals& totals) {
+  return total_line("parameters", totals.all) + (totals.active < totals.all ? total_line("active", totals.active) : "");
+}
+
+Declarations declare(const ModelOptions& options) {
+  Declarations declarations(false);
+  HybridModel(options, {}).declare(declarations);
+  return declarations;
+}
+
+ParameterTotals count(const Declarations& declarations) {
+  ParameterTotals totals;
+  for (const auto& fused : declarations.all())
+    for (const ParameterSpec& spec : fused->parts) {
+      totals.all += spec.shape.numel();
+      totals.active += std::llround(spec.active * static_cast<double>(spec.shape.numel()));
+    }
+  return totals;
+}
+
 struct GroupTotal {
   int64_t parameters = 0, tensors = 0;
 };
 
 }  // namespace
 
+ParameterTotals count_parameters(const ModelOptions& model) { return count(declare(model)); }
+
 std::string describe_parameters(const Options& options) {
-  HybridModel model(options.model, {});
-  Declarations declarations(false);
-  model.declare(declarations);
+  const Declarations declarations = declare(options.model);
   const ParameterGroups groups(options.optimizer, declarations);
 
   std::string table = fmt::format("{:<44} {:>18} {:<10} {:<8} {:>12}  {}\n", "parameter", "shape", "kind", "role", "decay", "group");
   std::vector<GroupTotal> totals(groups.groups().size());
-  int64_t total = 0;
   for (const auto& fused : declarations.all())
     for (const ParameterSpec& spec : fused->parts) {
       const size_t group = groups.group_of(spec);
@@ -51,7 +76,6 @@ std::string describe_parameters(const Options& options) {
                            name_of(spec.role), groups.weight_decay(spec), groups.groups()[group].name);
       totals[group].parameters += spec.shape.numel();
       ++totals[group].tensors;
-      total += spec.shape.numel();
     }
   table += fmt::format("\n{:<20} {:>10} {:>16} {:>10}  {}\n", "group", "tensors", "parameters", "lr", "schedule");
   for (size_t group = 0; group < totals.size(); ++group) {
@@ -59,7 +83,7 @@ std::string describe_parameters(const Options& options) {
     table += fmt::format("{:<20} {:>10} {:>16} {:>10g}  {}\n", g.name, totals[group].tensors, with_commas(totals[group].parameters),
                          g.values.lr, describe(g.values.schedule));
   }
-  return table + fmt::format("parameters {}\n", with_commas(total));
+  return table + describe(count(declarations));
 }
 
 std::string describe_checkpoint(const CheckpointReader& reader, const std::string& folder) {

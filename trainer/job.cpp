@@ -5,6 +5,8 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "kernels/tensor/isa.h"
+
 namespace ropewalk {
 namespace {
 
@@ -22,6 +24,7 @@ void complain(const std::string& line) {
 
 int Job::run(const std::function<void()>& verb) const {
   try {
+    isa();  // a wrong ROPEWALK_ISA is refused here, since nothing may throw where threads compute
     verb();
     return 0;
   } catch (const Error& error) {

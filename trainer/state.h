@@ -1,5 +1,5 @@
 // A run's state as named boxes: what a checkpoint holds, whatever mesh wrote it. Tensors are called
-//   weights/<parameter>, optimizer/<moment>/<parameter>.
+//   weights/<parameter>, optimizer/<moment>/<parameter>, buffers/<buffer>.
 #pragma once
 
 #include "trainer/checkpoint/checkpoint_reader.h"
@@ -10,8 +10,13 @@ namespace ropewalk {
 
 // The boxes that this rank stands for.
 std::vector<Box> boxes_to_save(const ParameterStore& store, const Optimizer& optimizer);
-// Fills this rank's masters (and working copies) from a checkpoint of any mesh; the optimizer's moments too.
+// Fills this rank's masters (and working copies) and buffers from a checkpoint of any mesh; a buffer that it does not hold keeps its
+// initial value.
 void load_weights(CheckpointReader& reader, const ParameterStore& store);
 void load_optimizer(CheckpointReader& reader, const ParameterStore& store, Optimizer& optimizer);
+
+// What `inspect --digest` prints: of all that the model computes with (weights and buffers), and of the optimizer's moments.
+std::string weights_digest(CheckpointReader& reader);
+std::string optimizer_digest(CheckpointReader& reader);
 
 }  // namespace ropewalk

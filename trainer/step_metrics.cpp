@@ -35,6 +35,10 @@ ordered_json StepMetrics::object(const StepFacts& facts, const Census& census) c
   for (const auto& [kind, norm] : report.grad_norm_of) metrics[fmt::format("grad_norm/{}", name_of(kind))] = number(norm);
   if (report.skipped) metrics["skipped"] = report.skipped;
   metrics["skipped_steps"] = facts.step - optimizer_.updates();
+  if (report.moe) {
+    metrics["moe/aux_loss"] = number(report.moe->aux_loss);
+    metrics["moe/load_max_over_mean"] = number(report.moe->load_max_over_mean);
+  }
   for (size_t group = 0; group < optimizer_.groups().groups().size(); ++group)
     metrics["lr/" + optimizer_.groups().groups()[group].name] = number(optimizer_.lr(group, facts.step - 1));
   metrics["tokens_per_second"] = number(static_cast<double>(facts.tokens_a_step) / facts.seconds);

@@ -1,6 +1,8 @@
 #include "trainer/train_step.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace ropewalk {
 namespace {
@@ -9,6 +11,18 @@ PipelineOptions pipeline_options(const RankModel& model, const TrainStepOptions&
   PipelineOptions pipeline = model.pipeline_options();
   pipeline.defer_weight_parts = options.defer_weight_parts;
   return pipeline;
+}
+
+double sequences_of(const std::vector<Microbatch>& batches, const Mesh& mesh) {
+  double rows = 0;
+  for (const Microbatch& batch : batches) rows += static_cast<double>(batch.layout.rows);
+  return mesh.data().sum(rows, "sequences");
+}
+
+double max_over_mean(const Tensor& counts) {
+  const auto loads = counts.to_vector<double>();
+  const double mean = std::accumulate(loads.begin(), loads.end(), 0.0) / static_cast<double>(loads.size());
+  return *std::max_element(loads.begin(), loads.end()) / mean;
 }
 
 }  // namespace
@@ -28,13 +42,15 @@ TrainStep::TrainStep(const RankModel& model, Optimizer& optimizer, const TrainSt
 StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches) {
   const Mesh& mesh = model_.mesh();
   const double targets = mesh.tokens().sum(static_cast<double>(count_targets(batches)), "targets");
-  const double scale = 1 / std::max(1.0, targets);
+  const LossScales scales{.target = 1 / std::max(1.0, targets), .sequence = 1 / sequences_of(batches, mesh)};
   StepReport report;
 
   reducer_.begin(static_cast<int64_t>(batches.size()));
-  const double cross_entropy = pipeline_.forward_backward(batches, scale);  // gradients leave in buckets on the way
+  clear_tallies(model_.declarations().tallies());
+  const LossSums sums = pipeline_.forward_backward(batches, scales);  // gradients leave in buckets on the way
   reducer_.finish();
-  report.loss = sum_over_tokens(mesh, cross_entropy, "loss") * scale;
+  report.loss = sum_over_tokens(mesh, sums.cross_entropy, "loss") * scales.target;
+  report.moe = report_experts(sums.auxiliary * scales.sequence);
 
   double square = 0;
   for (const auto& [kind, kind_square] : optimizer_.squared_grad_norms(mesh)) {
@@ -44,7 +60,18 @@ StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches) 
   report.grad_norm = std::sqrt(square);
   report.skipped = reason_to_skip(report);
   const bool clips = options_.clip && report.grad_norm > *options_.clip;
-  if (!report.skipped) optimizer_.step(step, clips ? *options_.clip / report.grad_norm : 1);
+  if (report.skipped) return report;
+  optimizer_.step(step, clips ? *options_.clip / report.grad_norm : 1);
+  for (const PlacedBuffer& placed : model_.store().buffers()) placed.buffer->update(placed.buffer->value);
+  return report;
+}
+
+std::optional<MoeReport> TrainStep::report_experts(double auxiliary) const {
+  const Tallies& loads = model_.declarations().tallies();
+  if (loads.empty()) return {};
+  sum_tallies(loads, model_.mesh());
+  MoeReport report{.aux_loss = sum_over_tokens(model_.mesh(), auxiliary, "auxiliary loss")};
+  for (const auto& load : loads) report.load_max_over_mean = std::max(report.load_max_over_mean, max_over_mean(load->counts));
   return report;
 }
 

@@ -10,11 +10,18 @@
 
 namespace ropewalk {
 
+// Of a model with mixtures of experts.
+struct MoeReport {
+  double aux_loss = 0;            // what the auxiliary losses add to the objective: sum over layers of coefficient x mean over sequences
+  double load_max_over_mean = 0;  // the fullest expert's share of the whole batch, in the layer where it is worst; 1 is even
+};
+
 struct StepReport {
   double loss = 0;       // mean nats per scored target over the whole batch, without auxiliary losses
   double grad_norm = 0;  // before clipping
   std::map<Kind, double> grad_norm_of;
   const char* skipped = nullptr;  // why nothing was updated: "not finite" or "spike"; the same on all ranks
+  std::optional<MoeReport> moe{};
 };
 
 struct TrainStepOptions {
@@ -32,6 +39,7 @@ class TrainStep {
 
  private:
   const char* reason_to_skip(const StepReport& report);
+  std::optional<MoeReport> report_experts(double auxiliary) const;
 
   const RankModel& model_;
   Optimizer& optimizer_;

@@ -32,7 +32,7 @@ Factors<W> factors_of(const AdamWStep& step) {
 }
 
 template <class W>
-ROPEWALK_VECTORIZED void update(int64_t n, Factors<W> f, const W* __restrict grad, W* __restrict m, W* __restrict v, W* __restrict master) {
+void update(int64_t n, Factors<W> f, const W* __restrict grad, W* __restrict m, W* __restrict v, W* __restrict master) {
   for (int64_t i = 0; i < n; ++i) {
     const W g = f.grad_scale * grad[i];
     m[i] = f.beta1 * m[i] + f.rest1 * g;
@@ -54,8 +54,8 @@ void adamw(const AdamWStep& step) {
   parallel_ranges(n, kSpanGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += kSpanBlock) {
       const int64_t length = std::min(kSpanBlock, end - i);
-      update(length, factors, grad + i, m + i, v + i, master + i);
-      if (working) round_span(length, master + i, working + i);
+      vectorized<update<W>>(length, factors, grad + i, m + i, v + i, master + i);
+      if (working) vectorized<round_span<W, T>>(length, master + i, working + i);
     }
   });
 }

@@ -9,12 +9,12 @@ namespace {
 
 // to = decay * from + addend
 template <class W>
-ROPEWALK_VECTORIZED void fold(int64_t n, W decay, const W* from, const W* addend, W* to) {
+void fold(int64_t n, W decay, const W* from, const W* addend, W* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = decay * from[i] + addend[i];
 }
 
 template <class W>
-ROPEWALK_VECTORIZED W dot(int64_t n, const W* x, const W* y) {
+W dot(int64_t n, const W* x, const W* y) {
   constexpr int64_t kLanes = 32;
   W lanes[kLanes] = {};
   int64_t i = 0;
@@ -41,7 +41,7 @@ void run_forward(const AffineScanForward& args) {
     total[task] = 1;
     for (; c < end; ++c) {
       const int64_t at = c * heads + head;
-      fold(state, decay[at], state_before(c), local + at * state, state_before(c + 1));
+      vectorized<fold<W>>(state, decay[at], state_before(c), local + at * state, state_before(c + 1));
       total[task] *= decay[at];
     }
   });
@@ -65,8 +65,8 @@ void run_backward(const AffineScanBackward& args) {
     while (c-- > first) {
       const int64_t at = c * heads + head;
       const W* gradient = gradient_before(c + 1);
-      d_decay[at] = dot(state, gradient, entering + at * state);
-      fold(state, decay[at], gradient, d_before + at * state, gradient_before(c));
+      d_decay[at] = vectorized<dot<W>>(state, gradient, entering + at * state);
+      vectorized<fold<W>>(state, decay[at], gradient, d_before + at * state, gradient_before(c));
     }
   });
 }

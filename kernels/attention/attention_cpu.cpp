@@ -72,7 +72,7 @@ class HeadsView {
 
 // to [rows, P] = scale * from.
 template <class T, class W>
-ROPEWALK_VECTORIZED void load(HeadRows<const T> from, W scale, W* to) {
+void load(HeadRows<const T> from, W scale, W* to) {
   for (int64_t t = 0; t < from.tokens; ++t)
     for (int64_t h = 0; h < from.heads; ++h, to += from.width) {
       const T* row = from.at(t, h);
@@ -82,7 +82,7 @@ ROPEWALK_VECTORIZED void load(HeadRows<const T> from, W scale, W* to) {
 
 // to = scale * from [rows, P].
 template <class T, class W>
-ROPEWALK_VECTORIZED void store(const W* from, W scale, HeadRows<T> to) {
+void store(const W* from, W scale, HeadRows<T> to) {
   for (int64_t t = 0; t < to.tokens; ++t)
     for (int64_t h = 0; h < to.heads; ++h, from += to.width) {
       T* row = to.at(t, h);
@@ -95,7 +95,7 @@ template <class T, class W>
 W* load_transposed(HeadRows<const T> from, W scale, int64_t columns, Scratch& scratch) {
   W* rows = scratch.take<W>(from.count() * from.width);
   W* transposed = scratch.take<W>(from.width * columns, W(0));
-  load(from, scale, rows);
+  vectorized<load<T, W>>(from, scale, rows);
   tile::transpose(from.count(), from.width, rows, from.width, transposed, columns);
   return transposed;
 }
@@ -104,25 +104,25 @@ W* load_transposed(HeadRows<const T> from, W scale, int64_t columns, Scratch& sc
 template <class W>
 void multiply(int64_t rows, int64_t columns, int64_t width, const W* streamed, const W* fixed, W* scores) {
   std::fill(scores, scores + rows * columns, W(0));
-  tile::multiply_add<W>(rows, columns, width, {streamed, width}, fixed, columns, scores, columns);
+  vectorized<tile::multiply_add<W>>(rows, columns, width, {streamed, width}, fixed, columns, scores, columns);
 }
 
 // sums [columns, P] += factors^T * rows, where factors are the first columns of [n, stride], and rows [n, P].
 template <class W>
 void add_transposed(int64_t n, int64_t columns, int64_t stride, int64_t width, const W* factors, const W* rows, W* sums) {
-  tile::multiply_add<W>(columns, width, n, Matrix<W>{factors, stride}.transposed(), rows, width, sums, width);
+  vectorized<tile::multiply_add<W>>(columns, width, n, Matrix<W>{factors, stride}.transposed(), rows, width, sums, width);
 }
 
 // rows [n, width] *= factor [n].
 template <class W>
-ROPEWALK_VECTORIZED void scale_rows(int64_t n, int64_t width, const W* factor, W* rows) {
+void scale_rows(int64_t n, int64_t width, const W* factor, W* rows) {
   for (int64_t i = 0; i < n; ++i)
     for (int64_t p = 0; p < width; ++p) rows[i * width + p] *= factor[i];
 }
 
 // to [H, tokens] = <x, y> of each row.
 template <class T, class W>
-ROPEWALK_VECTORIZED void row_dots(HeadRows<const T> x, HeadRows<const T> y, W* to, int64_t head_stride) {
+void row_dots(HeadRows<const T> x, HeadRows<const T> y, W* to, int64_t head_stride) {
   for (int64_t t = 0; t < x.tokens; ++t)
     for (int64_t h = 0; h < x.heads; ++h) {
       const T *x_row = x.at(t, h), *y_row = y.at(t, h);
@@ -208,12 +208,12 @@ class ForwardPass : Pass<T> {
     W *y = scratch.take<W>(rows * width_, W(0)), *sum = scratch.take<W>(columns, W(0)), *decay = scratch.take<W>(columns);
     W* top = scratch.take<W>(columns, -score_tile::kInfinity<W>);
     for_each_visible_tile(queries, [&](const TokenRange& keys) {
-      load(k_.rows(keys, kv_head), W(1), k);
-      load(v_.rows(keys, kv_head), W(1), v);
+      vectorized<load<T, W>>(k_.rows(keys, kv_head), W(1), k);
+      vectorized<load<T, W>>(v_.rows(keys, kv_head), W(1), v);
       multiply(keys.length, columns, width_, k, q, scores);
       score_tile::mask_by_key(visibility_, queries.tokens, keys, group_, columns, scores);
-      score_tile::softmax_step(keys.length, columns, scores, top, sum, decay);
-      scale_rows(rows, width_, decay, y);
+      vectorized<score_tile::softmax_step<W>>(keys.length, columns, scores, top, sum, decay);
+      vectorized<scale_rows<W>>(rows, width_, decay, y);
       add_transposed(keys.length, rows, columns, width_, scores, v, y);
     });
     finish(queries.tokens, kv_head, top, sum, y);
@@ -226,8 +226,8 @@ class ForwardPass : Pass<T> {
       lse_[statistic_at(queries, kv_head, i)] = sum[i] == 0 ? score_tile::kInfinity<W> : top[i] + std::log(sum[i]);
       sum[i] = sum[i] == 0 ? W(0) : 1 / sum[i];
     }
-    scale_rows(rows, width_, sum, y);
-    store(y, W(1), group_rows(y_, queries, kv_head));
+    vectorized<scale_rows<W>>(rows, width_, sum, y);
+    vectorized<store<T, W>>(y, W(1), group_rows(y_, queries, kv_head));
   }
 
   HeadsView<T> y_;
@@ -267,7 +267,7 @@ class BackwardPass : Pass<T> {
     parallel_for(batch * tiles, [&](int64_t i) {
       const int64_t begin = i % tiles * kQueryRows;
       const TokenRange tokens{i / tiles, begin, std::min(kQueryRows, tokens_ - begin), begin};
-      row_dots(dy_.rows(tokens, 0, heads_), y.rows(tokens, 0, heads_), delta_ + statistic_at(tokens, 0, 0), tokens_);
+      vectorized<row_dots<T, W>>(dy_.rows(tokens, 0, heads_), y.rows(tokens, 0, heads_), delta_ + statistic_at(tokens, 0, 0), tokens_);
     });
   }
 
@@ -286,15 +286,15 @@ class BackwardPass : Pass<T> {
     load_statistics(lse_, queries.tokens, kv_head, lse);
     load_statistics(delta_, queries.tokens, kv_head, delta);
     for_each_visible_tile(queries, [&](const TokenRange& keys) {
-      load(k_.rows(keys, kv_head), W(1), k);
-      load(v_.rows(keys, kv_head), W(1), v);
+      vectorized<load<T, W>>(k_.rows(keys, kv_head), W(1), k);
+      vectorized<load<T, W>>(v_.rows(keys, kv_head), W(1), v);
       multiply(keys.length, columns, width_, k, q, scores);
       multiply(keys.length, columns, width_, v, dy, slopes);
       score_tile::mask_by_key(visibility_, queries.tokens, keys, group_, columns, scores);
-      score_tile::slopes_by_column(keys.length, columns, lse, delta, scores, slopes);
+      vectorized<score_tile::slopes_by_column<W>>(keys.length, columns, lse, delta, scores, slopes);
       add_transposed(keys.length, rows, columns, width_, slopes, k, dq);
     });
-    store(dq, scale_, group_rows(dq_view, queries.tokens, kv_head));
+    vectorized<store<T, W>>(dq, scale_, group_rows(dq_view, queries.tokens, kv_head));
   }
 
   // Also where nobody reads the tile: then the gradients are 0.
@@ -306,8 +306,8 @@ class BackwardPass : Pass<T> {
       add_key_gradients(use, kv_head, dk + offset, dv + offset, scratch);
     }
     const TokenRange keys{tile.row, tile.begin, tile.length, 0};
-    store(dk, W(1), dk_view.rows(keys, kv_head));
-    store(dv, W(1), dv_view.rows(keys, kv_head));
+    vectorized<store<T, W>>(dk, W(1), dk_view.rows(keys, kv_head));
+    vectorized<store<T, W>>(dv, W(1), dv_view.rows(keys, kv_head));
   }
 
   // Takes the scratch by value, so that the next use takes the same pieces again.
@@ -320,14 +320,14 @@ class BackwardPass : Pass<T> {
     W *lse = scratch.take<W>(most_rows), *delta = scratch.take<W>(most_rows);
     for_each_tile(visibility_.queries_of(use.keys, TokenRange::of(*use.run)), tile_tokens(), [&](const TokenRange& queries) {
       const int64_t rows = queries.length * group_;
-      load(group_rows(q_, queries, kv_head), scale_, q);
-      load(group_rows(dy_, queries, kv_head), W(1), dy);
+      vectorized<load<T, W>>(group_rows(q_, queries, kv_head), scale_, q);
+      vectorized<load<T, W>>(group_rows(dy_, queries, kv_head), W(1), dy);
       load_statistics(lse_, queries, kv_head, lse);
       load_statistics(delta_, queries, kv_head, delta);
       multiply(rows, columns, width_, q, k, scores);
       multiply(rows, columns, width_, dy, v, slopes);
       score_tile::mask_by_query(visibility_, queries, use.keys, group_, columns, scores);
-      score_tile::slopes_by_row(rows, columns, lse, delta, scores, slopes);
+      vectorized<score_tile::slopes_by_row<W>>(rows, columns, lse, delta, scores, slopes);
       add_transposed(rows, use.keys.length, columns, width_, scores, dy, dv);
       add_transposed(rows, use.keys.length, columns, width_, slopes, q, dk);
     });

@@ -45,7 +45,7 @@ void mask_by_query(const Visibility& visibility, const TokenRange& queries, cons
 // One step of the online softmax, queries being columns: scores become exp(score - top), where top [columns] is the largest score so
 // far; sum [columns] follows, and whatever else was summed before top moved is to be multiplied with decay [columns].
 template <class W>
-ROPEWALK_VECTORIZED void softmax_step(int64_t rows, int64_t columns, W* scores, W* top, W* sum, W* decay) {
+void softmax_step(int64_t rows, int64_t columns, W* scores, W* top, W* sum, W* decay) {
   for (int64_t i = 0; i < columns; ++i) decay[i] = top[i];
   for (int64_t j = 0; j < rows; ++j)
     for (int64_t i = 0; i < columns; ++i) top[i] = std::max(top[i], scores[j * columns + i]);
@@ -69,13 +69,13 @@ inline void to_slope(W lse, W delta, W& score, W& slope) {
 }
 // lse and delta [columns]: queries are columns.
 template <class W>
-ROPEWALK_VECTORIZED void slopes_by_column(int64_t rows, int64_t columns, const W* lse, const W* delta, W* scores, W* slopes) {
+void slopes_by_column(int64_t rows, int64_t columns, const W* lse, const W* delta, W* scores, W* slopes) {
   for (int64_t j = 0; j < rows; ++j)
     for (int64_t i = 0; i < columns; ++i) to_slope(lse[i], delta[i], scores[j * columns + i], slopes[j * columns + i]);
 }
 // lse and delta [rows]: queries are rows.
 template <class W>
-ROPEWALK_VECTORIZED void slopes_by_row(int64_t rows, int64_t columns, const W* lse, const W* delta, W* scores, W* slopes) {
+void slopes_by_row(int64_t rows, int64_t columns, const W* lse, const W* delta, W* scores, W* slopes) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j) to_slope(lse[i], delta[i], scores[i * columns + j], slopes[i * columns + j]);
 }

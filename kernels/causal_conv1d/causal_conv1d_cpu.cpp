@@ -37,21 +37,20 @@ template <int kWidth, class In, class Out>
 
 // z[c] = bias[c] + sum_j weight[j, c] * x[j][c] for all channels; weight [taps, channels].
 template <class In, class Out>
-ROPEWALK_VECTORIZED void weighted_sum(int64_t channels, int64_t taps, const In* const* x, const Wide<In>* weight, const Wide<In>* bias,
-                                      Out* z) {
+void weighted_sum(int64_t channels, int64_t taps, const In* const* x, const Wide<In>* weight, const Wide<In>* bias, Out* z) {
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes) weighted_sum_block<kLanes>(taps, c, channels, x, weight, bias, z);
   for (; c < channels; ++c) weighted_sum_block<1>(taps, c, channels, x, weight, bias, z);
 }
 
 template <class T>
-ROPEWALK_VECTORIZED void silu_row(int64_t channels, const Wide<T>* z, T* y) {
+void silu_row(int64_t channels, const Wide<T>* z, T* y) {
   for (int64_t c = 0; c < channels; ++c) y[c] = static_cast<T>(silu(z[c]));
 }
 
 // z becomes dz = dy * silu'(z).
 template <class T>
-ROPEWALK_VECTORIZED void silu_backward_row(int64_t channels, const T* dy, Wide<T>* z) {
+void silu_backward_row(int64_t channels, const T* dy, Wide<T>* z) {
   for (int64_t c = 0; c < channels; ++c) z[c] = static_cast<Wide<T>>(dy[c]) * silu_slope(z[c]);
 }
 
@@ -73,8 +72,7 @@ template <int kWidth, class T>
 // sum[j, c] += sum_i dz[i, c] * rows[i + j][c] for j < taps, and sum[taps, c] += sum_i dz[i, c]. A block of channels of all tokens stays
 // in the first cache while the taps pass over it.
 template <class T>
-ROPEWALK_VECTORIZED void add_weight_gradient(int64_t tokens, int64_t channels, int64_t taps, const Wide<T>* dz, const T* const* rows,
-                                             Wide<T>* sum) {
+void add_weight_gradient(int64_t tokens, int64_t channels, int64_t taps, const Wide<T>* dz, const T* const* rows, Wide<T>* sum) {
   int64_t c = 0;
   for (; c + kLanes <= channels; c += kLanes)
     for (int64_t j = 0; j < taps; ++j) add_products<kLanes>(tokens, c, channels, dz, rows + j, sum + j * channels);
@@ -162,8 +160,8 @@ void run_forward(const CausalConv1dForward& args) {
       const Run& run = in.runs[piece.run];
       const auto rows = in.inputs(run, piece.begin, piece.end);
       for (int64_t t = piece.begin; t < piece.end; ++t) {
-        weighted_sum(in.channels, in.taps, &rows[t - piece.begin], in.weight.data(), in.bias.data(), z.data());
-        silu_row(in.channels, z.data(), y + in.row_of(run, t) * in.channels);
+        vectorized<weighted_sum<T, W>>(in.channels, in.taps, &rows[t - piece.begin], in.weight.data(), in.bias.data(), z.data());
+        vectorized<silu_row<T>>(in.channels, z.data(), y + in.row_of(run, t) * in.channels);
       }
     }
   });
@@ -181,8 +179,8 @@ class Slopes {
         seen_by_(static_cast<size_t>(piece.end - piece.begin + 2 * (in.taps - 1)), zeros) {
     for (int64_t i = 0; i < dz_.dim(0); ++i) {
       W* row = dz_.data<W>() + i * in.channels;
-      weighted_sum(in.channels, in.taps, &inputs_[i], in.weight.data(), in.bias.data(), row);
-      silu_backward_row(in.channels, dy[in.row_of(in.runs[piece.run], piece.begin + i)], row);
+      vectorized<weighted_sum<T, W>>(in.channels, in.taps, &inputs_[i], in.weight.data(), in.bias.data(), row);
+      vectorized<silu_backward_row<T>>(in.channels, dy[in.row_of(in.runs[piece.run], piece.begin + i)], row);
       seen_by_[in.taps - 1 + i] = row;
     }
   }
@@ -250,14 +248,15 @@ void run_backward(const CausalConv1dBackward& args) {
     for (const Piece& piece : tasks[task]) {
       const Run& run = in.runs[piece.run];
       const Slopes<T> slopes(in, dy, piece, zeros.data());
-      const auto input_gradient = [&](int64_t input, auto* to) {
-        weighted_sum(channels, taps, slopes.seeing_input(input), reversed.data(), zeros.data(), to);
+      const auto input_gradient = [&]<class To>(int64_t input, To* to) {
+        vectorized<weighted_sum<W, To>>(channels, taps, slopes.seeing_input(input), reversed.data(), zeros.data(), to);
       };
       for (int64_t t = piece.begin; t < piece.end; ++t) input_gradient(before + t - piece.begin, dx + in.row_of(run, t) * channels);
       if (args.d_halo && piece.begin == 0 && !run.opens())
         for (int64_t i = 0; i < before; ++i) input_gradient(i, d_run + (piece.run * before + i) * channels);
       if (weights_wanted)
-        add_weight_gradient(piece.end - piece.begin, channels, taps, slopes.dz(), slopes.inputs(), partial + task * (taps + 1) * channels);
+        vectorized<add_weight_gradient<T>>(piece.end - piece.begin, channels, taps, slopes.dz(), slopes.inputs(),
+                                           partial + task * (taps + 1) * channels);
     }
   });
 

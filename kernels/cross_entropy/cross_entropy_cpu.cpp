@@ -19,7 +19,7 @@ constexpr int64_t kTokensATask = 8;
 
 // `omp simd` only lets the compiler keep one maximum or sum a lane.
 template <class W>
-ROPEWALK_VECTORIZED W largest(int64_t n, const W* logits) {
+W largest(int64_t n, const W* logits) {
   W best = -std::numeric_limits<W>::infinity();
 #pragma omp simd reduction(max : best)
   for (int64_t v = 0; v < n; ++v) best = logits[v] > best ? logits[v] : best;
@@ -27,7 +27,7 @@ ROPEWALK_VECTORIZED W largest(int64_t n, const W* logits) {
 }
 
 template <class W>
-ROPEWALK_VECTORIZED W sum_exp(int64_t n, const W* logits, W offset) {
+W sum_exp(int64_t n, const W* logits, W offset) {
   W sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t v = 0; v < n; ++v) sum += fast_exp(logits[v] - offset);
@@ -36,12 +36,12 @@ ROPEWALK_VECTORIZED W sum_exp(int64_t n, const W* logits, W offset) {
 
 // logits -> exp(logits - log_sum_exp) * scale, in place
 template <class W>
-ROPEWALK_VECTORIZED void scaled_softmax(int64_t n, W* logits, W log_sum_exp, W scale) {
+void scaled_softmax(int64_t n, W* logits, W log_sum_exp, W scale) {
   for (int64_t v = 0; v < n; ++v) logits[v] = fast_exp(logits[v] - log_sum_exp) * scale;
 }
 
 template <class To, class From>
-ROPEWALK_VECTORIZED void convert_row(int64_t n, const From* from, To* to) {
+void convert_row(int64_t n, const From* from, To* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = To(from[i]);
 }
 
@@ -51,8 +51,8 @@ struct OnlineSum {
   W offset = -std::numeric_limits<W>::infinity(), sum = 0;
 
   void add(int64_t n, const W* logits) {
-    const W next = std::max(offset, largest(n, logits));
-    sum = sum * std::exp(offset - next) + sum_exp(n, logits, next);
+    const W next = std::max(offset, vectorized<largest<W>>(n, logits));
+    sum = sum * std::exp(offset - next) + vectorized<sum_exp<W>>(n, logits, next);
     offset = next;
   }
   W log() const { return offset + std::log(sum); }
@@ -129,9 +129,9 @@ Tensor logit_gradients(const HeadScoresBackward& args, std::span<const int64_t> 
   parallel_ranges(block.count, kTokensATask, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t token = tokens[i], row = target[token] - args.first_row - first;
-      scaled_softmax(block.width, block[i], log_sum_exp[token], d_log_sum_exp[token]);
+      vectorized<scaled_softmax<W>>(block.width, block[i], log_sum_exp[token], d_log_sum_exp[token]);
       if (row >= 0 && row < block.width) block[i][row] += d_target_logit[token];
-      if constexpr (!std::is_same_v<T, W>) convert_row(block.width, block[i], rounded + i * block.width);
+      if constexpr (!std::is_same_v<T, W>) vectorized<convert_row<T, W>>(block.width, block[i], rounded + i * block.width);
     }
   });
   return result;
@@ -154,7 +154,7 @@ void run(const HeadScoresBackward& args) {
     const auto from = rows_of<W>(dx_block);
     const auto to = rows_of<T>(args.dx);
     parallel_ranges(from.count, kTokensATask, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) convert_row(from.width, from[i], to[tokens[i]]);
+      for (int64_t i = begin; i < end; ++i) vectorized<convert_row<T, W>>(from.width, from[i], to[tokens[i]]);
     });
   });
 }

@@ -11,12 +11,12 @@ constexpr int64_t kGrain = 1 << 15;  // elements a task
 constexpr int64_t kColumns = 64;     // of dweight a task: each task walks through all ids
 
 template <class To, class From>
-ROPEWALK_VECTORIZED void copy_row(int64_t n, const From* from, To* to) {
+void copy_row(int64_t n, const From* from, To* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = To(static_cast<Wide<To>>(from[i]));
 }
 
 template <class W, class T>
-ROPEWALK_VECTORIZED void add_row(int64_t n, const T* from, W* to) {
+void add_row(int64_t n, const T* from, W* to) {
   for (int64_t i = 0; i < n; ++i) to[i] += static_cast<W>(from[i]);
 }
 
@@ -29,7 +29,7 @@ void forward(const EmbeddingForward& args) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = ids[i] - args.first_row;
       if (row >= 0 && row < weight.count)
-        copy_row(y.width, weight[row], y[i]);
+        vectorized<copy_row<To, From>>(y.width, weight[row], y[i]);
       else
         std::fill_n(y[i], y.width, To(0));
     }
@@ -45,7 +45,7 @@ void backward(const EmbeddingBackward& args) {
   parallel_ranges(dy.width, kColumns, [&](int64_t begin, int64_t end) {
     for (int64_t i = 0; i < dy.count; ++i) {
       const int64_t row = ids[i] - args.first_row;
-      if (row >= 0 && row < dweight.count) add_row(end - begin, dy[i] + begin, dweight[row] + begin);
+      if (row >= 0 && row < dweight.count) vectorized<add_row<W, T>>(end - begin, dy[i] + begin, dweight[row] + begin);
     }
   });
 }

@@ -13,7 +13,7 @@ constexpr int64_t kBlock = 1 << 15;  // elements a partial sum
 
 // In 16 interleaved sums, so that the order does not depend on the width of the vectors.
 template <class T>
-ROPEWALK_VECTORIZED double sum_of_squares(int64_t n, const T* x) {
+double sum_of_squares(int64_t n, const T* x) {
   constexpr int64_t kLanes = 16;
   std::array<double, kLanes> sums{};
   int64_t i = 0;
@@ -28,6 +28,21 @@ ROPEWALK_VECTORIZED double sum_of_squares(int64_t n, const T* x) {
   return sum;
 }
 
+// Through a block that stays in L1: each span is read once and written once.
+template <class T>
+void sum_into_all(int64_t n, T* const* spans, int64_t count) {
+  constexpr int64_t kInner = 1 << 10;
+  Wide<T> sums[kInner];
+  for (int64_t begin = 0; begin < n; begin += kInner) {
+    const int64_t length = std::min(kInner, n - begin);
+    for (int64_t i = 0; i < length; ++i) sums[i] = spans[0][begin + i];
+    for (int64_t s = 1; s < count; ++s)
+      for (int64_t i = 0; i < length; ++i) sums[i] += static_cast<Wide<T>>(spans[s][begin + i]);
+    for (int64_t s = 0; s < count; ++s)
+      for (int64_t i = 0; i < length; ++i) spans[s][begin + i] = T(sums[i]);
+  }
+}
+
 }  // namespace
 
 void launch(Cpu, const SumOfSquares& args) {
@@ -36,9 +51,26 @@ void launch(Cpu, const SumOfSquares& args) {
   std::vector<double> partials((n + kBlock - 1) / kBlock);
   dispatch_float(args.x.dtype(), [&]<class T>(std::type_identity<T>) {
     const T* x = args.x.data<T>();
-    parallel_ranges(n, kBlock, [&](int64_t begin, int64_t end) { partials[begin / kBlock] = sum_of_squares(end - begin, x + begin); });
+    parallel_ranges(n, kBlock,
+                    [&](int64_t begin, int64_t end) { partials[begin / kBlock] = vectorized<sum_of_squares<T>>(end - begin, x + begin); });
   });
   args.sum = std::accumulate(partials.begin(), partials.end(), 0.0);
+}
+
+void launch(Cpu, const SumIntoAll& args) {
+  const Tensor& first = args.spans.front();
+  for (const Tensor& span : args.spans)
+    expect(span.contiguous() && span.shape() == first.shape() && span.dtype() == first.dtype(),
+           "sum_into_all: spans: expected dense {} {} each, given {} {}", first.dtype(), first.shape(), span.dtype(), span.shape());
+  dispatch_float(first.dtype(), [&]<class T>(std::type_identity<T>) {
+    std::vector<T*> spans;
+    for (const Tensor& span : args.spans) spans.push_back(span.data<T>());
+    parallel_ranges(first.numel(), kBlock, [&](int64_t begin, int64_t end) {
+      std::vector<T*> here;
+      for (T* span : spans) here.push_back(span + begin);
+      vectorized<sum_into_all<T>>(end - begin, here.data(), std::ssize(here));
+    });
+  });
 }
 
 }  // namespace ropewalk

@@ -18,7 +18,7 @@ T* span_of(const Tensor& x, int64_t n, const char* what) {
 }
 
 template <class W, class T>
-ROPEWALK_VECTORIZED void round_span(int64_t n, const W* from, T* to) {
+void round_span(int64_t n, const W* from, T* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = T(static_cast<Wide<T>>(from[i]));
 }
 

@@ -21,7 +21,7 @@ void store(T* to, Wide<T> value) {
 // The leaves work on the channels of one group in one row. `omp simd` only lets the compiler keep one sum a lane.
 
 template <class T>
-ROPEWALK_VECTORIZED Wide<T> square_sum(int64_t n, const T* y, const T* z) {
+Wide<T> square_sum(int64_t n, const T* y, const T* z) {
   using W = Wide<T>;
   W sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -33,7 +33,7 @@ ROPEWALK_VECTORIZED Wide<T> square_sum(int64_t n, const T* y, const T* z) {
 }
 
 template <class T>
-ROPEWALK_VECTORIZED void square_sum_backward(int64_t n, Wide<T> d_square_sum, const T* y, const T* z, T* dy, T* dz) {
+void square_sum_backward(int64_t n, Wide<T> d_square_sum, const T* y, const T* z, T* dy, T* dz) {
   using W = Wide<T>;
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
@@ -45,15 +45,15 @@ ROPEWALK_VECTORIZED void square_sum_backward(int64_t n, Wide<T> d_square_sum, co
 }
 
 template <class T>
-ROPEWALK_VECTORIZED void normalize(int64_t n, const T* y, const T* z, const Wide<T>* weight, Wide<T> r, T* out) {
+void normalize(int64_t n, const T* y, const T* z, const Wide<T>* weight, Wide<T> r, T* out) {
   using W = Wide<T>;
   for (int64_t i = 0; i < n; ++i) out[i] = T(W(y[i]) * silu(W(z[i])) * weight[i] * r);
 }
 
 // Returns the sum of d_out weight u.
 template <class T>
-ROPEWALK_VECTORIZED Wide<T> normalize_backward(int64_t n, const T* d_out, const T* y, const T* z, const Wide<T>* weight, Wide<T> r, T* dy,
-                                               T* dz, Wide<T>* dweight) {
+Wide<T> normalize_backward(int64_t n, const T* d_out, const T* y, const T* z, const Wide<T>* weight, Wide<T> r, T* dy, T* dz,
+                           Wide<T>* dweight) {
   using W = Wide<T>;
   W sum = 0;
 #pragma omp simd reduction(+ : sum)
@@ -83,7 +83,7 @@ void run(const GatedSquareSumForward& args) {
   const int64_t n = y.width / sum.width;
   parallel_ranges(sum.count, rows_a_task(y.width), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
-      for (int64_t g = 0; g < sum.width; ++g) sum[row][g] = square_sum(n, y[row] + g * n, z[row] + g * n);
+      for (int64_t g = 0; g < sum.width; ++g) sum[row][g] = vectorized<square_sum<T>>(n, y[row] + g * n, z[row] + g * n);
   });
 }
 
@@ -94,7 +94,8 @@ void run(const GatedSquareSumBackward& args) {
   const int64_t n = y.width / d_sum.width;
   parallel_ranges(d_sum.count, rows_a_task(y.width), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
-      for (int64_t c = 0; c < y.width; c += n) square_sum_backward(n, d_sum[row][c / n], y[row] + c, z[row] + c, dy[row] + c, dz[row] + c);
+      for (int64_t c = 0; c < y.width; c += n)
+        vectorized<square_sum_backward<T>>(n, d_sum[row][c / n], y[row] + c, z[row] + c, dy[row] + c, dz[row] + c);
   });
 }
 
@@ -107,7 +108,7 @@ void run(const GatedRmsNormForward& args) {
   parallel_ranges(sum.count, rows_a_task(y.width), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t c = 0; c < y.width; c += n)
-        normalize(n, y[row] + c, z[row] + c, weight + c, reciprocal_rms(sum[row][c / n], args), out[row] + c);
+        vectorized<normalize<T>>(n, y[row] + c, z[row] + c, weight + c, reciprocal_rms(sum[row][c / n], args), out[row] + c);
   });
 }
 
@@ -127,7 +128,8 @@ void run(const GatedRmsNormBackward& args) {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t g = 0, c = 0; g < sum.width; ++g, c += n) {
         const W r = reciprocal_rms(sum[row][g], args);
-        const W along = normalize_backward(n, d_out[row] + c, y[row] + c, z[row] + c, weight + c, r, dy[row] + c, dz[row] + c, partial + c);
+        const W along = vectorized<normalize_backward<T>>(n, d_out[row] + c, y[row] + c, z[row] + c, weight + c, r, dy[row] + c,
+                                                          dz[row] + c, partial + c);
         d_sum[row][g] = -along * r * r * r / (2 * static_cast<W>(args.group_width));
       }
   });

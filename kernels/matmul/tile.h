@@ -44,7 +44,7 @@ template <class W, int kRows, int kColumns = 256 / sizeof(W)>
 
 // c[i, j] += sum_l a(i, l) * b[l, j] for i < m, j < n, l < k; b and c have dense rows (strides ldb, ldc). W is float or double.
 template <class W>
-ROPEWALK_VECTORIZED void multiply_add(int64_t m, int64_t n, int64_t k, Matrix<W> a, const W* b, int64_t ldb, W* c, int64_t ldc) {
+void multiply_add(int64_t m, int64_t n, int64_t k, Matrix<W> a, const W* b, int64_t ldb, W* c, int64_t ldc) {
   constexpr int kRows = 4;
   int64_t i = 0;
   for (; i + kRows <= m; i += kRows) add_rows<W, kRows>(n, k, a.from_row(i), b, ldb, c + i * ldc, ldc);

@@ -12,7 +12,7 @@ constexpr int64_t kMaxPartials = 64;  // partial sums of dweight: their number f
 constexpr int64_t kMinRows = 16;      // rows behind one partial
 
 template <class X>
-ROPEWALK_VECTORIZED Wide<X> square_sum(int64_t n, const X* x) {
+Wide<X> square_sum(int64_t n, const X* x) {
   using W = Wide<X>;
   W sum = 0;
 #pragma omp simd reduction(+ : sum)  // only lets the compiler keep one sum a lane
@@ -21,13 +21,13 @@ ROPEWALK_VECTORIZED Wide<X> square_sum(int64_t n, const X* x) {
 }
 
 template <class X, class Y>
-ROPEWALK_VECTORIZED void scale_row(int64_t n, const X* x, const Wide<X>* weight, Wide<X> rstd, Y* y) {
+void scale_row(int64_t n, const X* x, const Wide<X>* weight, Wide<X> rstd, Y* y) {
   using W = Wide<X>;
   for (int64_t i = 0; i < n; ++i) y[i] = Y(W(x[i]) * rstd * weight[i]);
 }
 
 template <class X, class Y>
-ROPEWALK_VECTORIZED void input_gradient(int64_t n, const Y* dy, const X* x, const Wide<X>* weight, Wide<X> rstd, X* dx) {
+void input_gradient(int64_t n, const Y* dy, const X* x, const Wide<X>* weight, Wide<X> rstd, X* dx) {
   using W = Wide<X>;
   W dot = 0;
 #pragma omp simd reduction(+ : dot)
@@ -37,7 +37,7 @@ ROPEWALK_VECTORIZED void input_gradient(int64_t n, const Y* dy, const X* x, cons
 }
 
 template <class X, class Y>
-ROPEWALK_VECTORIZED void add_weight_gradient(int64_t n, const Y* dy, const X* x, Wide<X> rstd, Wide<X>* dweight) {
+void add_weight_gradient(int64_t n, const Y* dy, const X* x, Wide<X> rstd, Wide<X>* dweight) {
   using W = Wide<X>;
   for (int64_t i = 0; i < n; ++i) dweight[i] += W(dy[i]) * W(x[i]) * rstd;
 }
@@ -52,8 +52,8 @@ void forward(const RmsNormForward& args) {
   const W width = static_cast<W>(x.width), eps = static_cast<W>(args.eps);
   parallel_ranges(x.count, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, x.width)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      rstd[row] = 1 / std::sqrt(square_sum(x.width, x[row]) / width + eps);
-      scale_row(x.width, x[row], weight, rstd[row], y[row]);
+      rstd[row] = 1 / std::sqrt(vectorized<square_sum<X>>(x.width, x[row]) / width + eps);
+      vectorized<scale_row<X, Y>>(x.width, x[row], weight, rstd[row], y[row]);
     }
   });
 }
@@ -71,8 +71,8 @@ void backward(const RmsNormBackward& args) {
   W* partial = args.dweight ? partials.data<W>() : nullptr;
   parallel_ranges(x.count, rows, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      if (dx) input_gradient(x.width, dy[row], x[row], weight, rstd[row], dx + row * x.width);
-      if (partial) add_weight_gradient(x.width, dy[row], x[row], rstd[row], partial + begin / rows * x.width);
+      if (dx) vectorized<input_gradient<X, Y>>(x.width, dy[row], x[row], weight, rstd[row], dx + row * x.width);
+      if (partial) vectorized<add_weight_gradient<X, Y>>(x.width, dy[row], x[row], rstd[row], partial + begin / rows * x.width);
     }
   });
   for (int64_t i = 0; i < partials.dim(0); ++i) args.dweight.add(partials.select(0, i));

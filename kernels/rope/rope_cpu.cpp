@@ -42,14 +42,16 @@ Turns<W>::Turns(const Rope& args, int64_t half) : half(half), entry(args.positio
   });
 }
 
+// The heads of one token; y is dense.
 template <class T>
-ROPEWALK_VECTORIZED void rotate(int64_t half, const T* x, const Wide<T>* cosine, const Wide<T>* sine, T* y) {
+void rotate(int64_t heads, int64_t half, const T* x, int64_t x_stride, const Wide<T>* cosine, const Wide<T>* sine, T* y) {
   using W = Wide<T>;
-  for (int64_t i = 0; i < half; ++i) {
-    const W first = W(x[i]), second = W(x[half + i]);
-    y[i] = T(first * cosine[i] - second * sine[i]);
-    y[half + i] = T(second * cosine[i] + first * sine[i]);
-  }
+  for (int64_t h = 0; h < heads; ++h, x += x_stride, y += 2 * half)
+    for (int64_t i = 0; i < half; ++i) {
+      const W first = W(x[i]), second = W(x[half + i]);
+      y[i] = T(first * cosine[i] - second * sine[i]);
+      y[half + i] = T(second * cosine[i] + first * sine[i]);
+    }
 }
 
 template <class T>
@@ -63,8 +65,7 @@ void run(const Rope& args) {
                     for (int64_t token = begin; token < end; ++token) {
                       const T* x_HP = x + token / length * args.x.stride(0) + token % length * args.x.stride(1);
                       const auto* cosine = turns.at(token);
-                      for (int64_t h = 0; h < heads; ++h)
-                        rotate(half, x_HP + h * args.x.stride(2), cosine, cosine + half, y + (token * heads + h) * width);
+                      vectorized<rotate<T>>(heads, half, x_HP, args.x.stride(2), cosine, cosine + half, y + token * heads * width);
                     }
                   });
 }

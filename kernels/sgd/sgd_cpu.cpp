@@ -8,7 +8,7 @@ namespace ropewalk {
 namespace {
 
 template <class W>
-ROPEWALK_VECTORIZED void update(int64_t n, W lr, W weight_decay, W grad_scale, const W* __restrict grad, W* __restrict master) {
+void update(int64_t n, W lr, W weight_decay, W grad_scale, const W* __restrict grad, W* __restrict master) {
   for (int64_t i = 0; i < n; ++i) master[i] -= lr * (grad_scale * grad[i] + weight_decay * master[i]);
 }
 
@@ -22,8 +22,8 @@ void sgd(const SgdStep& step) {
   parallel_ranges(n, kSpanGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += kSpanBlock) {
       const int64_t length = std::min(kSpanBlock, end - i);
-      update(length, lr, weight_decay, grad_scale, grad + i, master + i);
-      if (working) round_span(length, master + i, working + i);
+      vectorized<update<W>>(length, lr, weight_decay, grad_scale, grad + i, master + i);
+      if (working) vectorized<round_span<W, T>>(length, master + i, working + i);
     }
   });
 }

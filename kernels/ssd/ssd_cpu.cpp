@@ -69,7 +69,7 @@ struct Operands {
   // dt and cum of a head, followed by zeros up to whole blocks. Differences of cum are what counts, and it grows: hence double.
   void steps(const SsdChunk& chunk, int64_t h, W* step, double* cum) const {
     raw_steps(chunk, h, step);
-    softplus_row(chunk.length, step);
+    vectorized<softplus_row<W>>(chunk.length, step);
     const double rate = -std::exp(static_cast<double>(a_log[h]));
     double sum = 0;
     for (int64_t i = 0; i < chunk.length; ++i) cum[i] = sum += rate * step[i];
@@ -124,7 +124,7 @@ void steps_backward(const Operands<T>& in, const SsdChunk& chunk, int64_t index,
   }
   W* raw = d_cum;
   in.raw_steps(chunk, h, raw);
-  softplus_backward_row(chunk.length, raw, d_step);
+  vectorized<softplus_backward_row<W>>(chunk.length, raw, d_step);
   T* d_raw = to.at(chunk, h);
   for (int64_t i = 0; i < chunk.length; ++i) {
     d_bias += d_step[i];
@@ -146,16 +146,16 @@ void states_forward(const SsdStatesForward& args) {
     const int64_t L = chunk.length;
     const Scratch<double> cum(padded(L));
     const Scratch<W> b(L * N), v(L * P), step(padded(L)), until_end(L);
-    load_rows(L, N, in.b.at(chunk, group), in.b.token, b.data);
+    vectorized<load_rows<T>>(L, N, in.b.at(chunk, group), in.b.token, b.data);
     for (int64_t h = in.first_head(group); h < in.first_head(group + 1); ++h) {
       in.steps(chunk, h, step, cum);
-      decay_until(L, cum[L - 1], cum.data, until_end.data);
+      vectorized<decay_until<W>>(L, cum[L - 1], cum.data, until_end.data);
       for (int64_t j = 0; j < L; ++j) until_end[j] *= step[j];
-      load_rows(L, P, in.v.at(chunk, h), in.v.token, v.data);
-      scale_rows(L, P, until_end.data, v.data, v.data);
+      vectorized<load_rows<T>>(L, P, in.v.at(chunk, h), in.v.token, v.data);
+      vectorized<scale_rows<W>>(L, P, until_end.data, v.data, v.data);
       W* sum = local + (index * in.heads + h) * P * N;
       std::fill_n(sum, P * N, W(0));
-      tile::multiply_add(P, N, L, tile::Matrix<W>{v, P}.transposed(), b.data, N, sum, N);
+      vectorized<tile::multiply_add<W>>(P, N, L, tile::Matrix<W>{v, P}.transposed(), b.data, N, sum, N);
       decay[index * in.heads + h] = static_cast<W>(std::exp(cum[L - 1]));
     }
   });
@@ -174,24 +174,24 @@ void states_backward(const SsdStatesBackward& args) {
     const Scratch<double> cum(padded(L));
     const Scratch<W> b(L * N), v(L * P), step(padded(L)), until_end(L), weight(L), d_weight(L), d_step(L), d_cum(L);
     const Scratch<W> d_local_t(N * P), d_weighted(L * P), d_b(L * N);
-    load_rows(L, N, in.b.at(chunk, group), in.b.token, b.data);
+    vectorized<load_rows<T>>(L, N, in.b.at(chunk, group), in.b.token, b.data);
     d_b.zero();
     for (int64_t h = in.first_head(group); h < in.first_head(group + 1); ++h) {
       const W* d_sum = d_local + (index * in.heads + h) * P * N;
       in.steps(chunk, h, step, cum);
-      decay_until(L, cum[L - 1], cum.data, until_end.data);
+      vectorized<decay_until<W>>(L, cum[L - 1], cum.data, until_end.data);
       for (int64_t j = 0; j < L; ++j) weight[j] = until_end[j] * step[j];
-      load_rows(L, P, in.v.at(chunk, h), in.v.token, v.data);
+      vectorized<load_rows<T>>(L, P, in.v.at(chunk, h), in.v.token, v.data);
 
       // local = sum_j (weight_j v_j) b_j^T
-      transpose_state(P, N, d_sum, d_local_t.data);
+      vectorized<transpose_state<W>>(P, N, d_sum, d_local_t.data);
       d_weighted.zero();
-      tile::multiply_add(L, P, N, tile::Matrix<W>{b, N}, d_local_t.data, P, d_weighted.data, P);
-      dot_rows(L, P, v.data, d_weighted.data, d_weight.data);
-      scale_rows(L, P, weight.data, d_weighted.data, d_weighted.data);
-      store_rows(L, P, d_weighted.data, dv.at(chunk, h), dv.token);
-      scale_rows(L, P, weight.data, v.data, v.data);
-      tile::multiply_add(L, N, P, tile::Matrix<W>{v, P}, d_sum, N, d_b.data, N);
+      vectorized<tile::multiply_add<W>>(L, P, N, tile::Matrix<W>{b, N}, d_local_t.data, P, d_weighted.data, P);
+      vectorized<dot_rows<W>>(L, P, v.data, d_weighted.data, d_weight.data);
+      vectorized<scale_rows<W>>(L, P, weight.data, d_weighted.data, d_weighted.data);
+      vectorized<store_rows<T>>(L, P, d_weighted.data, dv.at(chunk, h), dv.token);
+      vectorized<scale_rows<W>>(L, P, weight.data, v.data, v.data);
+      vectorized<tile::multiply_add<W>>(L, N, P, tile::Matrix<W>{v, P}, d_sum, N, d_b.data, N);
 
       // weight_j = exp(cum_last - cum_j) dt_j, decay = exp(cum_last)
       W d_last = d_decay[index * in.heads + h] * static_cast<W>(std::exp(cum[L - 1]));
@@ -203,7 +203,7 @@ void states_backward(const SsdStatesBackward& args) {
       d_cum[L - 1] = d_last;
       steps_backward(in, chunk, index, h, step.data, d_step.data, d_cum.data, d_raw, partials);
     }
-    store_rows(L, N, d_b.data, db.at(chunk, group), db.token);
+    vectorized<store_rows<T>>(L, N, d_b.data, db.at(chunk, group), db.token);
   });
   partials.add_to(args.gradients);
 }
@@ -240,13 +240,13 @@ struct GroupScores {
   GroupScores(const Operands<T>& in, const Heads<T>& c_heads, const SsdChunk& chunk, int64_t group)
       : stride(padded(chunk.length)), b(chunk.length * in.state), c(chunk.length * in.state), scores(chunk.length * stride) {
     const Scratch<W> b_t(in.state * stride);
-    load_rows(chunk.length, in.state, in.b.at(chunk, group), in.b.token, b.data);
-    load_rows(chunk.length, in.state, c_heads.at(chunk, group), c_heads.token, c.data);
+    vectorized<load_rows<T>>(chunk.length, in.state, in.b.at(chunk, group), in.b.token, b.data);
+    vectorized<load_rows<T>>(chunk.length, in.state, c_heads.at(chunk, group), c_heads.token, c.data);
     transpose_padded(chunk.length, in.state, b.data, b_t.data);
     scores.zero();
     for_each_block(chunk.length, [&](const Block& block) {
-      tile::multiply_add(block.rows, block.columns, in.state, tile::Matrix<W>{c + block.first * in.state, in.state}, b_t.data, stride,
-                         scores + block.first * stride, stride);
+      vectorized<tile::multiply_add<W>>(block.rows, block.columns, in.state, tile::Matrix<W>{c + block.first * in.state, in.state},
+                                        b_t.data, stride, scores + block.first * stride, stride);
     });
   }
 
@@ -271,14 +271,14 @@ void outputs_inside(const SsdOutputsForward& args, const Tensor& inside) {
     const Scratch<W> v(L * P), step(stride), before(stride), m(kBlock * stride), sum(kBlock * P), skip(kBlock);
     for (int64_t h = in.first_head(group); h < in.first_head(group + 1); ++h) {
       in.steps(chunk, h, step, cum);
-      load_rows(L, P, in.v.at(chunk, h), in.v.token, v.data);
+      vectorized<load_rows<T>>(L, P, in.v.at(chunk, h), in.v.token, v.data);
       std::fill_n(skip.data, kBlock, d_skip[h]);
       for_each_block(L, [&](const Block& block) {
-        decay_block(block.first, block.rows, cum.data, before.data, m.data, stride);
-        weigh_scores(block.rows, block.columns, stride, shared.scores + block.first * stride, step.data, m.data);
-        scale_rows(block.rows, P, skip.data, v + block.first * P, sum.data);
-        tile::multiply_add(block.rows, P, block.seen, tile::Matrix<W>{m, stride}, v.data, P, sum.data, P);
-        store_rows(block.rows, P, sum.data, y.at(chunk, h) + block.first * y.token, y.token);
+        vectorized<decay_block<W>>(block.first, block.rows, cum.data, before.data, m.data, stride);
+        vectorized<weigh_scores<W>>(block.rows, block.columns, stride, shared.scores + block.first * stride, step.data, m.data);
+        vectorized<scale_rows<W>>(block.rows, P, skip.data, v + block.first * P, sum.data);
+        vectorized<tile::multiply_add<W>>(block.rows, P, block.seen, tile::Matrix<W>{m, stride}, v.data, P, sum.data, P);
+        vectorized<store_rows<W>>(block.rows, P, sum.data, y.at(chunk, h) + block.first * y.token, y.token);
       });
     }
   });
@@ -297,14 +297,14 @@ void add_outputs_of_entering(const SsdOutputsForward& args, const Tensor& inside
     const int64_t L = chunk.length;
     const Scratch<double> cum(padded(L));
     const Scratch<W> c(L * N), step(padded(L)), since_start(L), h0_t(N * P), sum(L * P);
-    load_rows(L, N, c_heads.at(chunk, group), c_heads.token, c.data);
+    vectorized<load_rows<T>>(L, N, c_heads.at(chunk, group), c_heads.token, c.data);
     for (int64_t h = in.first_head(group); h < in.first_head(group + 1); ++h) {
       in.steps(chunk, h, step, cum);
-      decay_since_start(L, cum.data, since_start.data);
-      transpose_state(P, N, h0 + (index * in.heads + h) * P * N, h0_t.data);
+      vectorized<decay_since_start<W>>(L, cum.data, since_start.data);
+      vectorized<transpose_state<W>>(P, N, h0 + (index * in.heads + h) * P * N, h0_t.data);
       sum.zero();
-      tile::multiply_add(L, P, N, tile::Matrix<W>{c, N}, h0_t.data, P, sum.data, P);
-      add_scaled_rows(L, P, since_start.data, sum.data, y_inside.at(chunk, h), y.at(chunk, h), y.token);
+      vectorized<tile::multiply_add<W>>(L, P, N, tile::Matrix<W>{c, N}, h0_t.data, P, sum.data, P);
+      vectorized<add_scaled_rows<T>>(L, P, since_start.data, sum.data, y_inside.at(chunk, h), y.at(chunk, h), y.token);
     }
   });
 }
@@ -346,8 +346,8 @@ class OutputsBackward {
 
   void head(int64_t h) {
     all_.in.steps(chunk_, h, step_, cum_);
-    load_rows(L, P, all_.in.v.at(chunk_, h), all_.in.v.token, v_.data);
-    load_rows(L, P, all_.dy.at(chunk_, h), all_.dy.token, dy_.data);
+    vectorized<load_rows<T>>(L, P, all_.in.v.at(chunk_, h), all_.in.v.token, v_.data);
+    vectorized<load_rows<T>>(L, P, all_.dy.at(chunk_, h), all_.dy.token, dy_.data);
     d_step_.zero();
     d_cum_.zero();
     inside(h);
@@ -359,11 +359,11 @@ class OutputsBackward {
   void finish() {
     for_each_block(L, [&](const Block& block) {
       const tile::Matrix<W> d_rows{d_scores_ + block.first * stride_, stride_};
-      tile::multiply_add(block.rows, N, block.seen, d_rows, shared_.b.data, N, dc_ + block.first * N, N);
-      tile::multiply_add(block.seen, N, block.rows, d_rows.transposed(), shared_.c + block.first * N, N, db_.data, N);
+      vectorized<tile::multiply_add<W>>(block.rows, N, block.seen, d_rows, shared_.b.data, N, dc_ + block.first * N, N);
+      vectorized<tile::multiply_add<W>>(block.seen, N, block.rows, d_rows.transposed(), shared_.c + block.first * N, N, db_.data, N);
     });
-    store_rows(L, N, db_.data, all_.db.at(chunk_, group_), all_.db.token);
-    store_rows(L, N, dc_.data, all_.dc.at(chunk_, group_), all_.dc.token);
+    vectorized<store_rows<T>>(L, N, db_.data, all_.db.at(chunk_, group_), all_.db.token);
+    vectorized<store_rows<T>>(L, N, dc_.data, all_.dc.at(chunk_, group_), all_.dc.token);
   }
 
  private:
@@ -371,19 +371,19 @@ class OutputsBackward {
   void inside(int64_t h) {
     transpose_padded(L, P, v_.data, v_t_.data);
     std::fill_n(skip_.data, L, all_.d_skip[h]);
-    scale_rows(L, P, skip_.data, dy_.data, dv_.data);
+    vectorized<scale_rows<W>>(L, P, skip_.data, dy_.data, dv_.data);
     for_each_block(L, [&](const Block& block) {
       const W* dy_rows = dy_ + block.first * P;
       d_m_.zero();
-      tile::multiply_add(block.rows, block.columns, P, tile::Matrix<W>{dy_rows, P}, v_t_.data, stride_, d_m_.data, stride_);
+      vectorized<tile::multiply_add<W>>(block.rows, block.columns, P, tile::Matrix<W>{dy_rows, P}, v_t_.data, stride_, d_m_.data, stride_);
       // m_ii = scores_ii dt_i, whatever cum is: the diagonal's share of d_cum would only cancel. The rest of it comes below.
       for (int64_t i = 0; i < block.rows; ++i) dy_v_[block.first + i] = std::exchange(d_m_[i * stride_ + block.first + i], W(0));
-      decay_block(block.first, block.rows, cum_.data, before_.data, m_.data, stride_);
-      weigh_scores_backward(block.rows, block.columns, stride_, d_m_.data, shared_.scores + block.first * stride_, step_.data, m_.data,
-                            d_scores_ + block.first * stride_, d_step_.data, d_cum_ + block.first);
-      tile::multiply_add(block.seen, P, block.rows, tile::Matrix<W>{m_, stride_}.transposed(), dy_rows, P, dv_.data, P);
+      vectorized<decay_block<W>>(block.first, block.rows, cum_.data, before_.data, m_.data, stride_);
+      vectorized<weigh_scores_backward<W>>(block.rows, block.columns, stride_, d_m_.data, shared_.scores + block.first * stride_,
+                                           step_.data, m_.data, d_scores_ + block.first * stride_, d_step_.data, d_cum_ + block.first);
+      vectorized<tile::multiply_add<W>>(block.seen, P, block.rows, tile::Matrix<W>{m_, stride_}.transposed(), dy_rows, P, dv_.data, P);
     });
-    store_rows(L, P, dv_.data, all_.dv.at(chunk_, h), all_.dv.token);
+    vectorized<store_rows<T>>(L, P, dv_.data, all_.dv.at(chunk_, h), all_.dv.token);
     W d_skip = 0;
     for (int64_t j = 0; j < L; ++j) {
       d_cum_[j] -= d_step_[j] * step_[j];
@@ -397,14 +397,14 @@ class OutputsBackward {
   // y_i += exp(cum_i) h0 c_i
   void entering(int64_t h) {
     const int64_t at = (index_ * all_.in.heads + h) * P * N;
-    decay_since_start(L, cum_.data, since_start_.data);
-    scale_rows(L, P, since_start_.data, dy_.data, dy_.data);
+    vectorized<decay_since_start<W>>(L, cum_.data, since_start_.data);
+    vectorized<scale_rows<W>>(L, P, since_start_.data, dy_.data, dy_.data);
     d_state_.zero();
-    tile::multiply_add(L, N, P, tile::Matrix<W>{dy_, P}, all_.h0 + at, N, d_state_.data, N);
-    entering_backward(L, N, d_state_.data, shared_.c.data, dc_.data, d_cum_.data);
+    vectorized<tile::multiply_add<W>>(L, N, P, tile::Matrix<W>{dy_, P}, all_.h0 + at, N, d_state_.data, N);
+    vectorized<entering_backward<W>>(L, N, d_state_.data, shared_.c.data, dc_.data, d_cum_.data);
     if (!all_.d_h0) return;
     std::fill_n(all_.d_h0 + at, P * N, W(0));
-    tile::multiply_add(P, N, L, tile::Matrix<W>{dy_, P}.transposed(), shared_.c.data, N, all_.d_h0 + at, N);
+    vectorized<tile::multiply_add<W>>(P, N, L, tile::Matrix<W>{dy_, P}.transposed(), shared_.c.data, N, all_.d_h0 + at, N);
   }
 
   const Launch& all_;

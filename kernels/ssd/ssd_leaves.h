@@ -23,7 +23,7 @@ void store(T* to, Wide<T> value) {
 // to[i, :] = from[i, :]; meanwhile fetches what stands to the right, which is the next head's. Rows of different tokens lie too far apart
 // for the hardware to see a pattern.
 template <class T>
-ROPEWALK_VECTORIZED void load_rows(int64_t rows, int64_t width, const T* from, int64_t stride, Wide<T>* to) {
+void load_rows(int64_t rows, int64_t width, const T* from, int64_t stride, Wide<T>* to) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < width; j += kLine) __builtin_prefetch(from + i * stride + width + j, 0, 2);
@@ -33,7 +33,7 @@ ROPEWALK_VECTORIZED void load_rows(int64_t rows, int64_t width, const T* from, i
 
 // The same the other way, and what is fetched is about to be written.
 template <class T>
-ROPEWALK_VECTORIZED void store_rows(int64_t rows, int64_t width, const Wide<T>* from, T* to, int64_t stride) {
+void store_rows(int64_t rows, int64_t width, const Wide<T>* from, T* to, int64_t stride) {
   constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < width; j += kLine) __builtin_prefetch(to + i * stride + width + j, 1, 2);
@@ -43,7 +43,7 @@ ROPEWALK_VECTORIZED void store_rows(int64_t rows, int64_t width, const Wide<T>* 
 
 // to[j, i] = from[i, j]; meanwhile fetches the matrix behind `from`, the next head's.
 template <class W>
-ROPEWALK_VECTORIZED void transpose_state(int64_t rows, int64_t width, const W* from, W* to) {
+void transpose_state(int64_t rows, int64_t width, const W* from, W* to) {
   constexpr int64_t kLine = 64 / sizeof(W);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < width; j += kLine) __builtin_prefetch(from + (rows + i) * width + j, 0, 2);
@@ -53,7 +53,7 @@ ROPEWALK_VECTORIZED void transpose_state(int64_t rows, int64_t width, const W* f
 
 // to[i, :] = scale[i] * from[i, :]; to may be from.
 template <class W>
-ROPEWALK_VECTORIZED void scale_rows(int64_t rows, int64_t width, const W* scale, const W* from, W* to) {
+void scale_rows(int64_t rows, int64_t width, const W* scale, const W* from, W* to) {
   for (int64_t i = 0; i < rows; ++i)
 #pragma omp simd
     for (int64_t j = 0; j < width; ++j) to[i * width + j] = scale[i] * from[i * width + j];
@@ -61,8 +61,7 @@ ROPEWALK_VECTORIZED void scale_rows(int64_t rows, int64_t width, const W* scale,
 
 // to[i, :] = base[i, :] + scale[i] * from[i, :], where base and to share a stride.
 template <class T>
-ROPEWALK_VECTORIZED void add_scaled_rows(int64_t rows, int64_t width, const Wide<T>* scale, const Wide<T>* from, const Wide<T>* base, T* to,
-                                         int64_t stride) {
+void add_scaled_rows(int64_t rows, int64_t width, const Wide<T>* scale, const Wide<T>* from, const Wide<T>* base, T* to, int64_t stride) {
   for (int64_t i = 0; i < rows; ++i)
 #pragma omp simd
     for (int64_t j = 0; j < width; ++j) store(to + i * stride + j, base[i * stride + j] + scale[i] * from[i * width + j]);
@@ -89,13 +88,13 @@ template <class W>
 
 // to[i] = <x[i, :], y[i, :]>
 template <class W>
-ROPEWALK_VECTORIZED void dot_rows(int64_t rows, int64_t width, const W* x, const W* y, W* to) {
+void dot_rows(int64_t rows, int64_t width, const W* x, const W* y, W* to) {
   for (int64_t i = 0; i < rows; ++i) to[i] = dot(width, x + i * width, y + i * width);
 }
 
 // The way back through exp(cum_i) h0 c_i, where d_state_i = exp(cum_i) dy_i^T h0: dc_i += d_state_i, d_cum_i += <d_state_i, c_i>.
 template <class W>
-ROPEWALK_VECTORIZED void entering_backward(int64_t rows, int64_t state, const W* d_state, const W* c, W* dc, W* d_cum) {
+void entering_backward(int64_t rows, int64_t state, const W* d_state, const W* c, W* dc, W* d_cum) {
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t n = 0; n < state; ++n) dc[i * state + n] += d_state[i * state + n];
     d_cum[i] += dot(state, d_state + i * state, c + i * state);
@@ -104,25 +103,25 @@ ROPEWALK_VECTORIZED void entering_backward(int64_t rows, int64_t state, const W*
 
 // x becomes softplus(x).
 template <class W>
-ROPEWALK_VECTORIZED void softplus_row(int64_t n, W* x) {
+void softplus_row(int64_t n, W* x) {
   for (int64_t i = 0; i < n; ++i) x[i] = softplus(x[i]);
 }
 
 // d becomes d * sigmoid(x).
 template <class W>
-ROPEWALK_VECTORIZED void softplus_backward_row(int64_t n, const W* x, W* d) {
+void softplus_backward_row(int64_t n, const W* x, W* d) {
   for (int64_t i = 0; i < n; ++i) d[i] *= sigmoid(x[i]);
 }
 
 // to[i] = exp(last - cum[i])
 template <class W>
-ROPEWALK_VECTORIZED void decay_until(int64_t n, double last, const double* cum, W* to) {
+void decay_until(int64_t n, double last, const double* cum, W* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = fast_exp(static_cast<W>(last - cum[i]));
 }
 
 // to[i] = exp(cum[i])
 template <class W>
-ROPEWALK_VECTORIZED void decay_since_start(int64_t n, const double* cum, W* to) {
+void decay_since_start(int64_t n, const double* cum, W* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = fast_exp(static_cast<W>(cum[i]));
 }
 
@@ -138,7 +137,7 @@ inline constexpr std::array<W, 2 * kBlock> kCausalMask = [] {
 // Left of the diagonal block the exponential is a product over the block's border: both factors are at most 1. Inside it differences are
 // masked before they are raised, so that nothing overflows. `before` is scratch for `first` values.
 template <class W>
-ROPEWALK_VECTORIZED void decay_block(int64_t first, int64_t rows, const double* cum, W* before, W* decay, int64_t stride) {
+void decay_block(int64_t first, int64_t rows, const double* cum, W* before, W* decay, int64_t stride) {
   for (int64_t j = 0; j < first; ++j) before[j] = fast_exp(static_cast<W>(cum[first] - cum[j]));
   for (int64_t i = 0; i < rows; ++i) {
     const double cum_i = cum[first + i];
@@ -152,7 +151,7 @@ ROPEWALK_VECTORIZED void decay_block(int64_t first, int64_t rows, const double* 
 
 // decay[i, j] *= scores[i, j] * step[j]
 template <class W>
-ROPEWALK_VECTORIZED void weigh_scores(int64_t rows, int64_t columns, int64_t stride, const W* scores, const W* step, W* decay) {
+void weigh_scores(int64_t rows, int64_t columns, int64_t stride, const W* scores, const W* step, W* decay) {
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < columns; ++j) decay[i * stride + j] *= scores[i * stride + j] * step[j];
 }
@@ -160,8 +159,8 @@ ROPEWALK_VECTORIZED void weigh_scores(int64_t rows, int64_t columns, int64_t str
 // The way back through m_ij = scores_ij decay_ij step_j, for a block of rows. Adds to d_scores, to d_step_j
 // what row i owes it and to d_cum_i what the columns owe it; turns decay into m.
 template <class W>
-ROPEWALK_VECTORIZED void weigh_scores_backward(int64_t rows, int64_t columns, int64_t stride, const W* d_m, const W* scores, const W* step,
-                                               W* decay, W* d_scores, W* d_step, W* d_cum) {
+void weigh_scores_backward(int64_t rows, int64_t columns, int64_t stride, const W* d_m, const W* scores, const W* step, W* decay,
+                           W* d_scores, W* d_step, W* d_cum) {
   for (int64_t i = 0; i < rows; ++i) {
     W lane[kLanes] = {};
     for (int64_t j = 0; j < columns; j += kLanes)

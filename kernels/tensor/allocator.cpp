@@ -1,13 +1,27 @@
 #include "kernels/tensor/allocator.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <bit>
 #include <new>
 
 namespace ropewalk {
 namespace {
-constexpr std::align_val_t kAlignment{64};
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+std::align_val_t alignment(size_t size) { return std::align_val_t{size < kHugePage ? 64 : kHugePage}; }
+
+// Large blocks ask for huge pages: strided walks over matrices otherwise spend much of their time on address translation. A wish, which
+// the system may not grant.
+void* from_system(size_t size) {
+  void* const block = ::operator new(size, alignment(size));
+  if (size >= kHugePage) madvise(block, size, MADV_HUGEPAGE);
+  return block;
 }
+
+}  // namespace
 
 // Deliberately never destroyed: tensors with static lifetime may be freed after any static of ours.
 Allocator& Allocator::host() {
@@ -34,7 +48,7 @@ void* Allocator::allocate(size_t bytes) {
   }
   stats_.reserved += static_cast<int64_t>(size);
   ++stats_.system_calls;
-  return ::operator new(size, kAlignment);
+  return from_system(size);
 }
 
 void Allocator::release(void* block, size_t bytes) {
@@ -42,6 +56,13 @@ void Allocator::release(void* block, size_t bytes) {
   const std::scoped_lock lock(mutex_);
   stats_.in_use -= static_cast<int64_t>(size);
   cached_[size].push_back(block);
+}
+
+void Allocator::count(int64_t bytes) {
+  const std::scoped_lock lock(mutex_);
+  stats_.in_use += bytes;
+  stats_.reserved += bytes;
+  stats_.peak = std::max(stats_.peak, stats_.in_use);
 }
 
 MemoryStats Allocator::stats() const {
@@ -57,7 +78,7 @@ void Allocator::reset_peak() {
 void Allocator::trim() {
   const std::scoped_lock lock(mutex_);
   for (auto& [size, blocks] : cached_) {
-    for (void* block : blocks) ::operator delete(block, kAlignment);
+    for (void* block : blocks) ::operator delete(block, alignment(size));
     stats_.reserved -= static_cast<int64_t>(size * blocks.size());
   }
   cached_.clear();

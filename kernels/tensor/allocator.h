@@ -24,6 +24,9 @@ class Allocator {
   void* allocate(size_t bytes);
   void release(void* block, size_t bytes);
 
+  // Counts memory that is ours but not from here (shared with other processes) as in use; negative when it goes.
+  void count(int64_t bytes);
+
   MemoryStats stats() const;
   void reset_peak();
   void trim();  // returns cached blocks to the system

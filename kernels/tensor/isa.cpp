@@ -30,7 +30,7 @@ bool tiles_granted() {
 bool cpu_has_bf16_tiles() {
   uint32_t a = 7, b = 0, c = 0, d = 0;
   asm("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-  return (d >> 24 & 1) && (d >> 22 & 1);  // AMX-TILE and AMX-BF16
+  return (d >> 24 & 1) && (d >> 22 & 1) && __builtin_cpu_supports("avx512bf16");  // AMX-TILE, AMX-BF16, and rounding to bf16
 }
 #endif
 

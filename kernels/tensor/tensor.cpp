@@ -64,6 +64,8 @@ void convert(const Tensor& to, const Tensor& from) {
 
 Storage::Storage(size_t bytes, Device device) : block_(Allocator::host().allocate(bytes)), bytes_(bytes), device_(device) {}
 
+Storage::Storage(std::shared_ptr<void> owner, void* block, size_t bytes) : owner_(std::move(owner)), block_(block), bytes_(bytes) {}
+
 Storage::~Storage() {
   if (completion_) {
     try {
@@ -72,7 +74,7 @@ Storage::~Storage() {
       return;  // the peer is gone: the block stays allocated, since the transport may still own it
     }
   }
-  Allocator::host().release(block_, bytes_);
+  if (!owner_) Allocator::host().release(block_, bytes_);
 }
 
 void Storage::pend(std::function<void()> completion) { completion_ = std::move(completion); }
@@ -82,12 +84,23 @@ void Storage::complete() {
   completion();
 }
 
-Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+Tensor Tensor::dense(const Shape& shape, DType dtype) {
   Tensor t;
   t.shape_ = shape;
   t.strides_ = dense_strides(shape);
   t.dtype_ = dtype;
+  return t;
+}
+
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+  Tensor t = dense(shape, dtype);
   t.storage_ = std::make_shared<Storage>(static_cast<size_t>(t.bytes()), device);
+  return t;
+}
+
+Tensor Tensor::over(std::shared_ptr<void> owner, void* data, const Shape& shape, DType dtype) {
+  Tensor t = dense(shape, dtype);
+  t.storage_ = std::make_shared<Storage>(std::move(owner), data, static_cast<size_t>(t.bytes()));
   return t;
 }
 

@@ -17,6 +17,8 @@ namespace ropewalk {
 class Storage {
  public:
   Storage(size_t bytes, Device device);
+  // Memory that `owner` keeps: shared with other processes, say.
+  Storage(std::shared_ptr<void> owner, void* block, size_t bytes);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -36,6 +38,7 @@ class Storage {
  private:
   void complete();
 
+  std::shared_ptr<void> owner_;  // null: the block is the host allocator's
   void* block_;
   size_t bytes_;
   Device device_;
@@ -47,6 +50,8 @@ class Tensor {
   Tensor() = default;
 
   static Tensor empty(const Shape& shape, DType dtype, Device device = {});
+  // Dense, in memory that `owner` keeps for as long as the tensor lives.
+  static Tensor over(std::shared_ptr<void> owner, void* data, const Shape& shape, DType dtype);
   static Tensor zeros(const Shape& shape, DType dtype, Device device = {});
   static Tensor full(const Shape& shape, double value, DType dtype, Device device = {});
   template <class T>
@@ -94,6 +99,7 @@ class Tensor {
   std::vector<T> to_vector() const;
 
  private:
+  static Tensor dense(const Shape& shape, DType dtype);  // without storage yet
   void check_dtype(DType expected) const;
 
   std::shared_ptr<Storage> storage_;

@@ -4,41 +4,35 @@
 //   vectorized<scale_row<T>>(n, x, factor, y);
 //
 // The leaf and all that it calls are inlined into a copy for each instruction set: it must do its loop itself and call nothing that
-// cannot be inlined. An OpenMP region inside would not be copied; threads belong outside (parallel_for.h).
+// cannot be inlined. An OpenMP region inside would not be copied; threads belong outside (parallel_for.h). The choice costs a few
+// nanoseconds: a leaf should have a row or a block to work on.
 #pragma once
 
 #include "kernels/tensor/isa.h"
 
 namespace ropewalk {
-namespace vectorized_detail {
 
+template <auto kLeaf, class Signature = decltype(kLeaf)>
+struct Vectorized;
+
+template <auto kLeaf, class Result, class... Args>
+struct Vectorized<kLeaf, Result (*)(Args...)> {
+  Result operator()(Args... args) const {
 #if defined(__x86_64__)
-template <auto kLeaf, class... Args>
-[[gnu::target("arch=x86-64-v4"), gnu::flatten, gnu::noinline]] auto for_avx512(Args... args) {
-  return kLeaf(args...);
-}
-template <auto kLeaf, class... Args>
-[[gnu::target("arch=x86-64-v3"), gnu::flatten, gnu::noinline]] auto for_avx2(Args... args) {
-  return kLeaf(args...);
-}
+    if (isa() >= Isa::kAvx512) return for_avx512(args...);
+    if (isa() == Isa::kAvx2) return for_avx2(args...);
 #endif
+    return kLeaf(args...);
+  }
 
-}  // namespace vectorized_detail
-
-template <auto kLeaf, class... Args>
-auto vectorized(Args... args) {
+ private:
 #if defined(__x86_64__)
-  if (isa() >= Isa::kAvx512) return vectorized_detail::for_avx512<kLeaf>(args...);
-  if (isa() == Isa::kAvx2) return vectorized_detail::for_avx2<kLeaf>(args...);
+  [[gnu::target("arch=x86-64-v4"), gnu::flatten, gnu::noinline]] static Result for_avx512(Args... args) { return kLeaf(args...); }
+  [[gnu::target("arch=x86-64-v3"), gnu::flatten, gnu::noinline]] static Result for_avx2(Args... args) { return kLeaf(args...); }
 #endif
-  return kLeaf(args...);
-}
+};
 
-// The older form, by the loader's resolvers, which no environment variable can limit. Sanitizers cannot start under it.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(__clang__) || !defined(__x86_64__)
-#define ROPEWALK_VECTORIZED
-#else
-#define ROPEWALK_VECTORIZED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#endif
+template <auto kLeaf>
+inline constexpr Vectorized<kLeaf> vectorized{};
 
 }  // namespace ropewalk

@@ -12,12 +12,12 @@ constexpr int64_t kBlock = 1024;     // elements summed at a time, in a buffer t
 constexpr int64_t kGrain = 1 << 15;  // elements a task
 
 template <class W, class T>
-ROPEWALK_VECTORIZED void add_scaled(int64_t n, W weight, const T* x, W* sum) {
+void add_scaled(int64_t n, W weight, const T* x, W* sum) {
   for (int64_t i = 0; i < n; ++i) sum[i] += weight * static_cast<W>(x[i]);
 }
 
 template <class W, class T>
-ROPEWALK_VECTORIZED void round_to(int64_t n, const W* sum, T* y) {
+void round_to(int64_t n, const W* sum, T* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = T(sum[i]);
 }
 
@@ -36,7 +36,7 @@ Term<W> term_of(const Tensor& x, double weight, bool one_row) {
   const int64_t stride = one_row ? 0 : row_stride(x, "weighted_sum: x");
   return dispatch_float(x.dtype(), [&]<class T>(std::type_identity<T>) {
     const auto add = [](const Term<W>& term, int64_t row, int64_t column, int64_t n, W* sum) {
-      add_scaled(n, term.weight, static_cast<const T*>(term.data) + row * term.stride + column, sum);
+      vectorized<add_scaled<W, T>>(n, term.weight, static_cast<const T*>(term.data) + row * term.stride + column, sum);
     };
     return Term<W>{x, x.data<T>(), stride, static_cast<W>(weight), add};
   });
@@ -59,7 +59,7 @@ void weighted_sum(const WeightedSum& args) {
       const int64_t row = block / blocks_a_row, column = block % blocks_a_row * kBlock, n = std::min(kBlock, width - column);
       std::fill_n(sum.data(), n, W(0));
       for (const Term<W>& term : terms) term.add(term, row, column, n, sum.data());
-      round_to(n, sum.data(), y + row * width + column);
+      vectorized<round_to<W, T>>(n, sum.data(), y + row * width + column);
     }
   });
 }

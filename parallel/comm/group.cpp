@@ -29,6 +29,10 @@ Tensor slices_by_rank(const Tensor& x, int dim, int64_t ranks) {
 
 }  // namespace
 
+Tensor Group::allocate_shared(const Shape& shape, DType dtype) const {
+  return size() == 1 ? Tensor::empty(shape, dtype) : transport_->allocate_shared(shape, dtype);
+}
+
 Tensor Group::all_reduce(const Tensor& x, const char* label) const {
   if (size() == 1) return x;
   const Tensor sum = empty_like(x);

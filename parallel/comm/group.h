@@ -39,6 +39,8 @@ class Transport {
   virtual ~Transport() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  // Dense memory, the same on every rank, over which sums in place are cheapest. Blocking.
+  virtual Tensor allocate_shared(const Shape& shape, DType dtype) = 0;
   // Each starts the operation and returns what waits for it. Inputs and outputs stay alive with the returned Work.
   virtual Work all_reduce(const Tensor& in, const Tensor& out, const char* label) = 0;      // sum; in may be out
   virtual Work all_gather(const Tensor& in, const Tensor& out, const char* label) = 0;      // out: size() pieces, by rank
@@ -58,6 +60,9 @@ class Group {
   int rank() const { return transport_ ? transport_->rank() : 0; }
   int size() const { return transport_ ? transport_->size() : 1; }
 
+  // A dense tensor of one shape on each rank. Where the ranks share a host it lies in memory that all of them see, and a sum in place over
+  // it, or over the same part of it everywhere, runs at the memory's speed. Collective.
+  Tensor allocate_shared(const Shape& shape, DType dtype) const;
   Tensor all_reduce(const Tensor& x, const char* label) const;               // the sum over the ranks
   Work all_reduce_in_place(const Tensor& x, const char* label) const;        // x dense
   Tensor all_gather(const Tensor& x, int dim, const char* label) const;      // the ranks' x side by side along dim, by rank

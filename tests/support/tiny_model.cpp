@@ -31,11 +31,40 @@ ModelOptions interfaces() {
   return model;
 }
 
+// Every router, with what goes with it: shared experts, a bias of the router, both losses. Steps of the balance bias are large, so that
+// they change what is chosen.
+ModelOptions experts() {
+  using enum RouterType;
+  return tiny({{"M", Mamba2Options{.heads = 2, .head_dim = 4, .state = 3, .groups = 1, .conv = 3, .chunk = 5}},
+               {"A", AttentionBlockOptions{.heads = 2, .kv_heads = 1, .head_dim = 4, .rope = RopeOptions{}, .window = {}}},
+               {"J", MoeOptions{.experts = 5,
+                                .hidden = 6,
+                                .router = {.type = kSoftmaxTopk, .top_k = 2},
+                                .balance = 0.1,
+                                .shared = SharedExpertOptions{.hidden = 7, .gated = true}}},
+               {"G", MoeOptions{.experts = 4,
+                                .hidden = 5,
+                                .act = Activation::kRelu2,
+                                .gated = false,
+                                .router = {.type = kTopkSoftmax, .top_k = 3},
+                                .z = 0.05,
+                                .shared = SharedExpertOptions{.hidden = 4}}},
+               {"D", MoeOptions{.experts = 6,
+                                .hidden = 4,
+                                .router = {.type = kSigmoidBias, .top_k = 2, .scale = 1.5, .groups = 3, .top_groups = 2},
+                                .bias_update = 0.05,
+                                .balance = 0.02,
+                                .z = 0.01}},
+               {"B", MoeOptions{.experts = 3, .hidden = 6, .router = {.type = kSigmoidTop1}, .router_bias = true}}},
+              {{"M", "J"}, {"A", "D"}, {"M", "B"}, {"A", "G"}, {"D"}});
+}
+
 }  // namespace
 
 const std::vector<TinyModel>& tiny_models() {
   static const std::vector<TinyModel> models = {
       {.name = "Interfaces", .model = interfaces()},
+      {.name = "Experts", .model = experts(), .cut = false, .context = true},
   };
   return models;
 }

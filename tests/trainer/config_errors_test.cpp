@@ -25,7 +25,8 @@ TEST(Config, RefusesUnknownKeysAndNamesTheNearest) {
       {"data:\n", "kernels: {attention: auto}\ndata:\n",
        "configs/x.yaml:14: kernels: unknown key; expected one of model, optimizer, data, train, parallel, checkpoint or run"},
       {"kind: ssm}", "kind: ssm, roles: norm}", "configs/x.yaml:13: optimizer.groups.0.match.roles: unknown key; did you mean role?"},
-      {"pattern: MFAFHF}", "pattern: MFAFHF, ffn: F}", "configs/x.yaml:8: model.layout.ffn: unknown key; expected one of pattern or ratio"},
+      {"pattern: MFAFHF}", "pattern: MFAFHF, ffn: F}",
+       "configs/x.yaml:8: model.layout.ffn: unknown key; expected one of pattern, ratio, rules or units"},
   });
 }
 
@@ -117,7 +118,7 @@ TEST(Config, RefusesImpossibleSizesAndNumbers) {
 TEST(Config, SaysWhatThisBuildHas) {
   expect_messages({
       {"mixer: mamba2", "mixer: mamba1", "configs/x.yaml:4: model.blocks.M.mixer: expected mamba2 or attention, given mamba1"},
-      {"ffn: mlp", "ffn: moe", "configs/x.yaml:6: model.blocks.F.ffn: expected mlp (all that this build has), given moe"},
+      {"ffn: mlp", "ffn: moe", "configs/x.yaml:6: model.blocks.F.experts: required, not given"},
       {"hidden: 128", "hidden: 128, act: relu2",
        "configs/x.yaml:6: model.blocks.F.act: expected silu (all that this build has), given relu2"},
       {"hidden: 128", "hidden: 128, gated: false",
@@ -125,7 +126,7 @@ TEST(Config, SaysWhatThisBuildHas) {
       {"branches: [A, M]", "branches: [A, M], combine: normed_mean",
        "configs/x.yaml:7: model.blocks.H.parallel.combine: expected sum or mean, given normed_mean"},
       {"d_model: 64", "d_model: 64\n  tokenizer: {vocab: 50304}",
-       "configs/x.yaml:3: model.tokenizer: expected bytes (this build has no data that is already tokenized), given a mapping"},
+       "configs/x.yaml:3: model.tokenizer: {vocab: N} is for data that is tokenized already; text needs bytes"},
       {"d_model: 64", "d_model: 64\n  tokenizer: spm.model",
        "configs/x.yaml:3: model.tokenizer: expected bytes (all that this build has), given spm.model"},
       {"type: text", "type: mqar", "configs/x.yaml:15: data.source.type: expected text (all that this build has), given mqar"},
@@ -158,9 +159,10 @@ TEST(Config, RefusesImpossibleCombinations) {
       {"lr: 1.0e-3}", "lr: 1.0e-3}\n    - {name: ssm, match: {role: D}}",
        "configs/x.yaml:14: optimizer.groups.1.name: ssm is the name of another group"},
       {"kind: ssm", "kind: mamba",
-       "configs/x.yaml:13: optimizer.groups.0.match.kind: expected ssm, attention, mlp, embedding, head or stack, given mamba"},
+       "configs/x.yaml:13: optimizer.groups.0.match.kind: expected ssm, attention, mlp, moe, embedding, head or stack, given mamba"},
       {"kind: ssm", "role: [D, bias, a_log]",
-       "configs/x.yaml:13: optimizer.groups.0.match.role.2: expected weight, bias, norm, A_log, dt_bias, D or conv, given a_log"},
+       "configs/x.yaml:13: optimizer.groups.0.match.role.2: expected weight, bias, norm, A_log, dt_bias, D, conv, router or router_bias, "
+       "given a_log"},
       {", match: {kind: ssm}", "", "configs/x.yaml:13: optimizer.groups.0.match: expected a kind, a role or both"},
   });
 }

@@ -48,21 +48,33 @@ TEST_F(ConfigFiles, OverrideTheirBaseKeyByKey) {
   EXPECT_EQ(config.resolved.find("base"), std::string::npos);
 }
 
+TEST_F(ConfigFiles, OverrideTheirBasesInOrder) {
+  write("model.yaml", kSmall);
+  write("less.yaml", "train: {steps: 5, batch: 4}\nmodel: {tokenizer: bytes, d_model: 32}\n");
+  const Config config = load_config(write("mine.yaml", "base: [model.yaml, less.yaml]\nmodel: {d_model: 16}\n"), {});
+  EXPECT_EQ(config.options.train.steps, 5);
+  EXPECT_EQ(config.options.train.batch, 4);
+  EXPECT_EQ(config.options.data.seq_len, 128);
+  EXPECT_EQ(config.options.model.d_model, 16);
+}
+
 TEST_F(ConfigFiles, AreNamedByTheErrorsOfTheirValues) {
   write("small.yaml", small_with("hidden: 128", "hiden: 128"));
   EXPECT_EQ(mistake([&] { load_config(write("mine.yaml", "base: small.yaml\n"), {}); }),
             file("small.yaml") + ":6: model.blocks.F.hiden: unknown key; did you mean hidden?");
   write("small.yaml", kSmall);
   EXPECT_EQ(mistake([&] { load_config(write("mine.yaml", "base: small.yaml\nmodel:\n  layout: {ratio: \"1:1\"}\n"), {}); }),
-            fmt::format("{0}:3: model.layout: expected one of pattern or ratio, given pattern ({1}:8) and ratio ({0}:3)", file("mine.yaml"),
-                        file("small.yaml")));
+            fmt::format("{0}:3: model.layout: expected one of pattern, ratio, rules or units, given pattern ({1}:8) and ratio ({0}:3)",
+                        file("mine.yaml"), file("small.yaml")));
 }
 
 TEST_F(ConfigFiles, RefuseBasesThatAreNotThereOrGoRound) {
   EXPECT_EQ(mistake([&] { load_config(write("mine.yaml", "train: {}\nbase: none.yaml\n"), {}); }),
             fmt::format("{}:2: base: no such file: {}", file("mine.yaml"), file("none.yaml")));
-  EXPECT_EQ(mistake([&] { load_config(write("mine.yaml", "base: [a, b]\n"), {}); }),
-            fmt::format("{}:1: base: expected a file, given [a, b]", file("mine.yaml")));
+  EXPECT_EQ(mistake([&] { load_config(write("mine.yaml", "base: {a: b}\n"), {}); }),
+            fmt::format("{}:1: base: expected a file, given a mapping", file("mine.yaml")));
+  EXPECT_EQ(mistake([&] { load_config(write("mine.yaml", "base:\n  - [a]\n"), {}); }),
+            fmt::format("{}:2: base.0: expected a file, given [a]", file("mine.yaml")));
   write("a.yaml", "base: b.yaml\n");
   write("b.yaml", "base: ./a.yaml\n");
   EXPECT_EQ(mistake([&] { load_config(file("a.yaml"), {}); }),

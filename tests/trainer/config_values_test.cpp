@@ -167,7 +167,9 @@ TEST(Config, ReadsTheNarrowResidual) { EXPECT_FALSE(parse(kSmall, {"train.residu
 TEST(ResolvedConfig, ReloadsToTheSameOptions) {
   const std::string narrow = small_with("batch: 8", "batch: 8, residual: bf16");
   const std::string symbols = small_with("pattern: MFAFHF", "pattern: {symbols: {\"*\": A, \"~\": F, \"1\": M}, string: \"1~*~\"}");
-  for (const std::string& text : {kLeast, kSmall, kEverything, narrow, symbols}) {
+  const std::string rules = small_with("{pattern: MFAFHF}", "{rules: {layers: 6, mixer: {A: i % 3 == 1, H: i > 4, else: M}, ffn: F}}");
+  const std::string units = small_with("{pattern: MFAFHF}", "{units: [{repeat: 2, layers: [M, [A, F, none]]}, {layers: [[H, F]]}]}");
+  for (const std::string& text : {kLeast, kSmall, kEverything, narrow, symbols, rules, units}) {
     const Config first = parse(text), second = parse_config(first.resolved, "a checkpoint", {});
     EXPECT_EQ(second.options, first.options) << first.resolved;
     EXPECT_EQ(second.resolved, first.resolved);

@@ -104,10 +104,11 @@ void CheckpointReader::verify_header(int file) {
                      found == header.entries.end() ? "no more tensors" : found->name));
 }
 
-std::string CheckpointReader::digest(const std::string& prefix) {
+std::string CheckpointReader::digest(const std::vector<std::string>& prefixes) {
   Digest digest;
   for (const TensorEntry& t : manifest_.tensors) {
-    if (!t.name.starts_with(prefix)) continue;
+    const auto begins_it = [&](const std::string& prefix) { return t.name.starts_with(prefix); };
+    if (std::none_of(prefixes.begin(), prefixes.end(), begins_it)) continue;
     digest.add(t.name);
     digest.add(safetensors_name(t.dtype));
     digest.add(t.shape.to_string());

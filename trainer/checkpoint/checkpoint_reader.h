@@ -27,8 +27,9 @@ class CheckpointReader {
   void read(const Box& into);
   // Reads every byte: sizes, checksums, and each shard's header against the manifest.
   void verify();
-  // 32 hex digits over the tensors whose name starts with `prefix`: names, dtypes, shapes and elements, however they were cut into boxes.
-  std::string digest(const std::string& prefix);
+  // 32 hex digits over the tensors whose name starts with one of `prefixes`: names, dtypes, shapes and elements, however they were cut into
+  // boxes.
+  std::string digest(const std::vector<std::string>& prefixes);
 
  private:
   const TensorEntry* find(const std::string& tensor) const;

@@ -23,18 +23,30 @@ std::string read_file(const std::string& file) {
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
-// Merges the tree over its base, and that over its own. `readers` are the files on the way here.
-Value with_bases(Value tree, std::vector<std::string> readers) {
-  const Value* base = tree.find("base");
-  if (!base) return tree;
-  if (base->type != Value::kScalar) throw ConfigError(base->where, "base", fmt::format("expected a file, given {}", describe(*base)));
-  const std::string file = (fs::path(readers.back()).parent_path() / base->scalar).lexically_normal().string();
+Value with_bases(Value tree, const std::vector<std::string>& readers);
+
+// The tree of a base file, merged over its own bases. `readers` are the files on the way here.
+Value read_base(const Value& base, const std::string& key, std::vector<std::string> readers) {
+  if (base.type != Value::kScalar) throw ConfigError(base.where, key, fmt::format("expected a file, given {}", describe(base)));
+  const std::string file = (fs::path(readers.back()).parent_path() / base.scalar).lexically_normal().string();
   const bool round = std::find(readers.begin(), readers.end(), file) != readers.end();
   readers.push_back(file);
-  if (round) throw ConfigError(base->where, "base", fmt::format("goes round in a circle: {}", join(readers, " -> ")));
+  if (round) throw ConfigError(base.where, key, fmt::format("goes round in a circle: {}", join(readers, " -> ")));
   std::error_code ignored;
-  if (!fs::is_regular_file(file, ignored)) throw ConfigError(base->where, "base", fmt::format("no such file: {}", file));
-  Value merged = with_bases(parse_yaml(read_file(file), file), readers);
+  if (!fs::is_regular_file(file, ignored)) throw ConfigError(base.where, key, fmt::format("no such file: {}", file));
+  return with_bases(parse_yaml(read_file(file), file), readers);
+}
+
+// Merges the tree over its bases, each of them over those before it.
+Value with_bases(Value tree, const std::vector<std::string>& readers) {
+  const Value* base = tree.find("base");
+  if (!base) return tree;
+  Value merged;
+  if (base->type == Value::kList) {
+    for (const Value& one : base->children) merge(merged, read_base(one, "base." + one.key, readers));
+  } else {
+    merged = read_base(*base, "base", readers);
+  }
   tree.children.remove_if([](const Value& child) { return child.key == "base"; });
   merge(merged, tree);
   return merged;
@@ -54,6 +66,12 @@ void list_places(const Value& value, const std::string& path, std::map<std::stri
   for (const Value& child : value.children) list_places(child, dotted(path, child.key), places);
 }
 
+void refuse_untokenized_text(const Node& root) {
+  const Node tokenizer = root["model"]["tokenizer"];
+  if (tokenizer.is(Value::kMap) && root["data"]["source"].given())
+    throw tokenizer.error("{vocab: N} is for data that is tokenized already; text needs bytes");
+}
+
 Options read_options(const Node& root, const std::string& default_dir) {
   Options options;
   options.model = read_model(root["model"]);
@@ -64,6 +82,7 @@ Options read_options(const Node& root, const std::string& default_dir) {
   options.checkpoint = read_checkpoint(root["checkpoint"]);
   options.run = read_run(root["run"], default_dir);
   root.refuse_unknown_keys();
+  refuse_untokenized_text(root);
   return options;
 }
 

@@ -26,8 +26,8 @@ struct Config {
   }
 };
 
-// Reads a file and what it names as its `base:`. Overrides ("train.steps=100") replace whole values, in their order; a list's item is
-// named by its index ("optimizer.groups.0.lr=1e-3").
+// Reads a file and what it names as its `base:`, a file or a list of files, each overriding those before it. Overrides ("train.steps=100")
+// replace whole values, in their order; a list's item is named by its index ("optimizer.groups.0.lr=1e-3").
 Config load_config(const std::string& file, const std::vector<std::string>& overrides);
 // The same from a text; `name` stands for its file in errors.
 Config parse_config(const std::string& text, const std::string& name, const std::vector<std::string>& overrides);

@@ -1,18 +1,12 @@
-// The grammar of `model.layout`: a pattern spells the layers out, a ratio mixes two mixers.
+// The grammar of `model.layout`: a pattern spells the layers out, a ratio mixes two mixers; rules and units are read next door.
+#include "trainer/config/layout.h"
+
 #include <charconv>
 
-#include "trainer/config/sections.h"
 #include "trainer/config/words.h"
 
 namespace ropewalk {
 namespace {
-
-using Blocks = std::map<std::string, BlockOptions>;
-using Layers = std::vector<std::vector<std::string>>;
-
-constexpr int64_t kMostLayers = 1 << 16;
-
-bool is_any(const BlockOptions&) { return true; }
 
 std::map<char, std::string> read_symbols(const Node& node, const Blocks& blocks) {
   std::map<char, std::string> symbols;
@@ -115,7 +109,10 @@ Layers mix(const Node& node, const Blocks& blocks) {
 }  // namespace
 
 Layers read_layout(const Node& node, const Blocks& blocks) {
-  if (node.one_of({"pattern", "ratio"}) == "ratio") return mix(node, blocks);
+  const std::string form = node.one_of({"pattern", "ratio", "rules", "units"});
+  if (form == "ratio") return mix(node, blocks);
+  if (form == "rules") return read_rules(node["rules"], blocks);
+  if (form == "units") return read_units(node["units"], blocks);
   return read_pattern(node["pattern"], blocks);
 }
 

@@ -25,6 +25,7 @@ class MeshResolver {
   Degrees resolve() const {
     expect_fit("parallel.context_runs", mesh_.context_runs, context_run_cuts());
     expect_fit("parallel.context", mesh_.context, context_cuts());
+    refuse_tensor_where_uncut();
     expect_fit("parallel.tensor", mesh_.tensor, tensor_cuts());
     check_pipeline();
     const Degrees degrees{.pipeline = mesh_.pipeline, .data = data_ranks(), .context = mesh_.context, .tensor = mesh_.tensor};
@@ -62,6 +63,14 @@ class MeshResolver {
     if (options_.data.seq_len == 0) return {};
     const char* const name = mesh_.context_runs == 1 ? "data.seq_len" : "data.seq_len / parallel.context_runs";
     return {{name, "data.seq_len", options_.data.seq_len / mesh_.context_runs}};
+  }
+
+  void refuse_tensor_where_uncut() const {
+    if (mesh_.tensor == 1) return;
+    for (const std::string& name : blocks_in_use())
+      if (std::holds_alternative<MoeOptions>(options_.model.blocks.at(name)))
+        throw config_.error("parallel.tensor", "model.blocks.{} (moe) cannot be cut over tensor ranks yet, given {}; use 1", name,
+                            mesh_.tensor);
   }
 
   std::vector<Cut> tensor_cuts() const {

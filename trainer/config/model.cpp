@@ -59,11 +59,11 @@ BlockOptions read_mixer(const Node& block, int64_t d_model) {
   return read_attention(block, d_model);
 }
 
-MlpOptions read_ffn(const Node& block) {
-  block["ffn"].choice<bool>({{"mlp", true}});
+BlockOptions read_ffn(const Node& block) {
+  if (!block["ffn"].choice<bool>({{"mlp", true}, {"moe", false}})) return read_moe(block);
   block["act"].choice<bool>({{"silu", true}}, true);
   block["gated"].choice<bool>({{"true", true}}, true);
-  return {.hidden = block["hidden"].size()};
+  return MlpOptions{.hidden = block["hidden"].size()};
 }
 
 bool is_single_mixer(const BlockOptions& block) { return is_mixer(block) && !std::holds_alternative<ParallelOptions>(block); }
@@ -85,6 +85,7 @@ std::map<std::string, BlockOptions> read_blocks(const Node& node, int64_t d_mode
   std::map<std::string, BlockOptions> blocks;
   std::vector<Node> parallel;  // read last: their branches may come before or after them
   for (const Node& block : node.entries()) {
+    if (block.key() == "none" || block.key() == "else") throw block.error("is a word of layouts; give the block another name");
     const std::string what = block.one_of({"mixer", "ffn", "parallel"});
     if (what == "parallel") {
       parallel.push_back(block);
@@ -97,26 +98,32 @@ std::map<std::string, BlockOptions> read_blocks(const Node& node, int64_t d_mode
 }
 
 int64_t read_vocabulary(const Node& tokenizer) {
-  if (tokenizer.is(Value::kMap))
-    throw tokenizer.error("expected bytes (this build has no data that is already tokenized), given a mapping");
+  if (tokenizer.is(Value::kMap)) return tokenizer["vocab"].size();
   tokenizer.choice<bool>({{"bytes", true}}, true);
   return kByteVocabulary;
 }
 
 }  // namespace
 
-bool is_ffn(const BlockOptions& block) { return std::holds_alternative<MlpOptions>(block); }
+bool is_ffn(const BlockOptions& block) { return std::holds_alternative<MlpOptions>(block) || std::holds_alternative<MoeOptions>(block); }
 bool is_mixer(const BlockOptions& block) { return !is_ffn(block); }
+
+void expect_block(const Node& node, const std::string& name, const std::map<std::string, BlockOptions>& blocks,
+                  bool (*fits)(const BlockOptions&), const std::string& what) {
+  const auto block = blocks.find(name);
+  if (block != blocks.end() && fits(block->second)) return;
+  std::vector<std::string> names;
+  for (const auto& [candidate, options] : blocks)
+    if (fits(options)) names.push_back(candidate);
+  const std::string known = names.empty() ? what : fmt::format("{} ({})", what, join_or(names));
+  throw node.error(fmt::format("expected {}, given {}", known, shortened(name)));
+}
 
 std::string read_block_name(const Node& node, const std::map<std::string, BlockOptions>& blocks, bool (*fits)(const BlockOptions&),
                             const std::string& what) {
   std::string name = node.text();
-  const auto block = blocks.find(name);
-  if (block != blocks.end() && fits(block->second)) return name;
-  std::vector<std::string> names;
-  for (const auto& [candidate, options] : blocks)
-    if (fits(options)) names.push_back(candidate);
-  throw node.expected(names.empty() ? what : fmt::format("{} ({})", what, join_or(names)));
+  expect_block(node, name, blocks, fits, what);
+  return name;
 }
 
 ModelOptions read_model(const Node& node) {

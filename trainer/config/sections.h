@@ -10,6 +10,7 @@
 namespace ropewalk {
 
 ModelOptions read_model(const Node& node);
+MoeOptions read_moe(const Node& block);
 std::vector<std::vector<std::string>> read_layout(const Node& node, const std::map<std::string, BlockOptions>& blocks);
 void read_sharing(const Node& node, ModelOptions& model);
 OptimizerOptions read_optimizer(const Node& node);
@@ -21,7 +22,10 @@ RunOptions read_run(const Node& node, const std::string& default_dir);
 
 bool is_mixer(const BlockOptions& block);  // a mixer, or several side by side
 bool is_ffn(const BlockOptions& block);
-// The name at `node`, of a block for which `fits` holds; `what` says which those are.
+// Throws unless `name`, said at `node`, is that of a block for which `fits` holds; `what` says which those are.
+void expect_block(const Node& node, const std::string& name, const std::map<std::string, BlockOptions>& blocks,
+                  bool (*fits)(const BlockOptions&), const std::string& what);
+// The name at `node`, of a block of that sort.
 std::string read_block_name(const Node& node, const std::map<std::string, BlockOptions>& blocks, bool (*fits)(const BlockOptions&),
                             const std::string& what);
 

@@ -29,7 +29,7 @@ class SharingReader {
     KvShareOptions share;
     share.from = read_layer(from);
     if (!attention(share.from))
-      throw from.error(fmt::format("expected a layer with attention, given layer {} ({})", share.from, name(share.from)));
+      throw from.error(fmt::format("expected a layer with one attention block, given layer {} ({})", share.from, name(share.from)));
     for (const Node& to : node["to"].items()) share.to.push_back(read_consumer(to, share.from));
     if (share.to.empty()) throw node["to"].expected("one or more layers");
     model_.kv.push_back(share);
@@ -68,7 +68,7 @@ class SharingReader {
     const int layer = read_layer(node);
     if (layer <= from) throw node.error(fmt::format("expected a layer after {}, given {}", from, layer));
     const AttentionBlockOptions *mine = attention(layer), *theirs = attention(from);
-    if (!mine) throw node.error(fmt::format("expected a layer with attention, given layer {} ({})", layer, name(layer)));
+    if (!mine) throw node.error(fmt::format("expected a layer with one attention block, given layer {} ({})", layer, name(layer)));
     if (mine->kv_heads != theirs->kv_heads || mine->head_dim != theirs->head_dim || mine->rope != theirs->rope)
       throw node.error(fmt::format("expected kv_heads, head_dim and rope of layer {} ({}), which layer {} ({}) has not", from, name(from),
                                    layer, name(layer)));
@@ -80,7 +80,17 @@ class SharingReader {
   const std::vector<std::string>& blocks(int layer) const { return model_.layers[static_cast<size_t>(layer)]; }
   std::string name(int layer) const { return join(blocks(layer), " "); }
   const BlockOptions& first_block(int layer) const { return model_.blocks.at(blocks(layer).front()); }
-  const AttentionBlockOptions* attention(int layer) const { return std::get_if<AttentionBlockOptions>(&first_block(layer)); }
+  // The layer's only attention; null where it has none, several, or some among parallel branches.
+  const AttentionBlockOptions* attention(int layer) const {
+    const AttentionBlockOptions* only = nullptr;
+    for (const std::string& name : blocks(layer)) {
+      const BlockOptions& block = model_.blocks.at(name);
+      const auto* found = std::get_if<AttentionBlockOptions>(&block);
+      if (std::holds_alternative<ParallelOptions>(block) || (found && only)) return nullptr;
+      if (found) only = found;
+    }
+    return only;
+  }
 
   ModelOptions& model_;
   std::set<int> shared_, consumers_;

@@ -1,10 +1,12 @@
 #include "parallel/comm/mpi/mpi_transport.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 
-#include "parallel/comm/mpi/operation.h"
+#include "parallel/comm/mpi/exchange.h"
+#include "parallel/comm/mpi/shared_sum.h"
 
 namespace ropewalk {
 namespace {
@@ -52,6 +54,7 @@ class MpiTransport : public Transport {
   int size() const override { return group_->size; }
   int64_t bytes_sent() const override { return group_->bytes_sent; }
 
+  Tensor allocate_shared(const Shape& shape, DType dtype) override;
   Work all_reduce(const Tensor& in, const Tensor& out, const char* label) override;
   Work all_gather(const Tensor& in, const Tensor& out, const char* label) override;
   Work reduce_scatter(const Tensor& in, const Tensor& out, const char* label) override;
@@ -74,24 +77,40 @@ class MpiTransport : public Transport {
     return {static_cast<char*>(x.raw()), x.numel(), static_cast<int64_t>(size_of(x.dtype())), group_->size};
   }
 
-  std::shared_ptr<Operation> collective(const char* name, const Tensor& x, const char* label);
-  std::shared_ptr<Operation> point_to_point(const char* name, const Tensor& x, const char* label);
+  std::shared_ptr<Exchange> collective(const char* name, const Tensor& x, const char* label);
+  std::shared_ptr<Exchange> point_to_point(const char* name, const Tensor& x, const char* label);
   Work start(const std::shared_ptr<Operation>& operation);
-  Tensor exchange(Operation& operation, const Tensor& in) const;
+  Tensor exchange(Exchange& operation, const Tensor& in) const;
   void broadcast_in_place(const Tensor& x, int root);
+  std::shared_ptr<SharedTensors> shared_memory_of(const Tensor& x) const;
 
   std::shared_ptr<Communicator> group_;
   std::shared_ptr<Progress> progress_;
+  std::vector<std::weak_ptr<SharedTensors>> shared_;  // that some tensor still lies in
   int64_t tags_, collectives_ = 0, transfers_ = 0;
 };
 
-std::shared_ptr<Operation> MpiTransport::collective(const char* name, const Tensor& x, const char* label) {
-  const int tag = static_cast<int>(1 + collectives_++ % tags_);
-  return std::make_shared<Operation>(group_, tag, Description{name, label, collectives_, x.bytes(), x.dtype()});
+Tensor MpiTransport::allocate_shared(const Shape& shape, DType dtype) {
+  const auto tensors = SharedTensors::allocate(*group_, shape, dtype);
+  if (!tensors) return Tensor::empty(shape, dtype);
+  std::erase_if(shared_, [](const auto& known) { return known.expired(); });
+  shared_.push_back(tensors);
+  return Tensor::over(tensors, tensors->of(rank()).raw(), shape, dtype);
 }
 
-std::shared_ptr<Operation> MpiTransport::point_to_point(const char* name, const Tensor& x, const char* label) {
-  auto operation = std::make_shared<Operation>(group_, kPointToPoint, Description{name, label, ++transfers_, x.bytes(), x.dtype()});
+std::shared_ptr<SharedTensors> MpiTransport::shared_memory_of(const Tensor& x) const {
+  for (const auto& known : shared_)
+    if (auto tensors = known.lock(); tensors && tensors->offset_of(x, rank()) >= 0) return tensors;
+  return nullptr;
+}
+
+std::shared_ptr<Exchange> MpiTransport::collective(const char* name, const Tensor& x, const char* label) {
+  const int tag = static_cast<int>(1 + collectives_++ % tags_);
+  return std::make_shared<Exchange>(group_, tag, Description{name, label, collectives_, x.bytes(), x.dtype()});
+}
+
+std::shared_ptr<Exchange> MpiTransport::point_to_point(const char* name, const Tensor& x, const char* label) {
+  auto operation = std::make_shared<Exchange>(group_, kPointToPoint, Description{name, label, ++transfers_, x.bytes(), x.dtype()});
   operation->keep(x);
   return operation;
 }
@@ -102,7 +121,7 @@ Work MpiTransport::start(const std::shared_ptr<Operation>& operation) {
 }
 
 // Gives every rank its piece of `in` and takes theirs of this rank's piece: [ranks, piece].
-Tensor MpiTransport::exchange(Operation& operation, const Tensor& in) const {
+Tensor MpiTransport::exchange(Exchange& operation, const Tensor& in) const {
   const Cut pieces = cut(in);
   const int64_t bytes = pieces.bytes(group_->rank);
   const Tensor addends = Tensor::empty({group_->size, pieces.length(group_->rank)}, in.dtype());
@@ -119,6 +138,8 @@ Tensor MpiTransport::exchange(Operation& operation, const Tensor& in) const {
 
 // Reduce-scatter, then all-gather: every element is added on one rank only, so all ranks get the same bits.
 Work MpiTransport::all_reduce(const Tensor& in, const Tensor& out, const char* label) {
+  if (const auto shared = shared_memory_of(in); shared && in.storage() == out.storage())
+    return start(std::make_shared<SharedSum>(group_, shared, in, Description{"all_reduce", label, ++collectives_, in.bytes(), in.dtype()}));
   const auto operation = collective("all_reduce", in, label);
   operation->keep(out);
   const Tensor addends = exchange(*operation, in);

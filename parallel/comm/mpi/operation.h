@@ -1,8 +1,4 @@
-// Messages under way between the ranks of one MPI communicator.
-//
-// Every collective here is made of plain messages of bytes. MPI's own would leave the order of a sum to the library, cannot add bf16, and
-// (as of Open MPI 4.1) send the whole buffer through one rank when there are fewer than four or the sum is in place. Messages are also
-// what lets a report name the peer that did not answer.
+// What is under way between the ranks of one MPI communicator, and who drives it.
 #pragma once
 
 #include <mpi.h>
@@ -45,50 +41,36 @@ struct Description {
   DType dtype;
 };
 
-// One collective or one point-to-point transfer on this rank: messages, perhaps followed by a next round of them.
+// One collective or one point-to-point transfer on this rank.
 class Operation {
  public:
-  Operation(std::shared_ptr<Communicator> group, int tag, const Description& what) : group_(std::move(group)), tag_(tag), what_(what) {}
+  Operation(std::shared_ptr<Communicator> group, const Description& what) : group_(std::move(group)), what_(what) {}
+  virtual ~Operation() = default;
 
-  void send(const void* data, int64_t bytes, int to);
-  void receive(void* data, int64_t bytes, int from);
-  void keep(const Tensor& tensor) { kept_.push_back(tensor); }        // until the operation is done
-  void then(std::function<void()> next) { next_ = std::move(next); }  // once all messages so far have gone and come
-  // Looks which messages have gone or come, and goes on with the next round after the last of a round. False if nothing happened.
-  bool advance();
-  bool done() const { return done_; }
+  void keep(const Tensor& tensor) { kept_.push_back(tensor); }  // until the operation is done
   void release() { kept_.clear(); }
-  void abandon();  // nothing is written into its tensors from now on
+  // Does what can be done without waiting. False if nothing happened.
+  virtual bool advance() = 0;
+  virtual void abandon() {}  // nothing is written into its tensors from now on
+  bool done() const { return done_; }
 
   // Throws CommError: this operation, on this rank, and what is wrong.
   [[noreturn]] void fail(const std::string& what) const;
   [[noreturn]] void fail_unanswered(double seconds) const;
 
- private:
-  struct Message {
-    int peer, bytes;
-    bool incoming, done;
-  };
-  template <class Post>
-  void post(char* data, int64_t bytes, int peer, bool incoming, const Post& start);
-  bool test();
-  void finish(int index, const MPI_Status& status);
+ protected:
+  virtual std::vector<int> awaited() const = 0;  // the peers that it waits for
 
   std::shared_ptr<Communicator> group_;
-  int tag_;
-  Description what_;
-  std::vector<MPI_Request> requests_;
-  std::vector<Message> messages_;  // of each request
-  std::vector<int> moved_;         // room for MPI_Testsome
-  std::vector<MPI_Status> statuses_;
-  size_t outstanding_ = 0;
-  Tensors kept_;
-  std::function<void()> next_;
   bool done_ = false;
+
+ private:
+  Description what_;
+  Tensors kept_;
 };
 
 // The operations of this rank that are under way, over a group and all groups split from it. MPI moves messages only inside its calls, and
-// a round follows another only here; so whoever waits for one operation advances all.
+// one stage of an operation follows another only here; so whoever waits for one operation advances all.
 class Progress {
  public:
   explicit Progress(double timeout) : timeout_(timeout) {}
@@ -97,7 +79,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void start(const std::shared_ptr<Operation>& operation);
-  // Throws CommError when no message at all has moved for `timeout` seconds; then every later wait throws that at once.
+  // Throws CommError when nothing at all has happened for `timeout` seconds; then every later wait throws that at once.
   void wait(const Operation& operation);
 
  private:

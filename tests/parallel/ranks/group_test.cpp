@@ -180,6 +180,59 @@ TEST(Group, CutsLongTransfersIntoSeveralMessages) {
   EXPECT_EQ(y.data<double>()[n - 1], 0.5 + partner);
 }
 
+TEST(SharedTensor, SumsInPlaceInTheOrderOfRanks) {
+  for (const DType dtype : kDTypes) {
+    const Shape shape{3, 4099};  // no multiple of the ranks
+    const Tensor x = world().allocate_shared(shape, dtype);
+    for (int round = 0; round < 3; ++round) {
+      x.copy_from(input_of(world().rank(), shape, dtype));
+      world().all_reduce_in_place(x, "test").wait();
+      expect_same_bits(x, sum_in_rank_order(world(), shape, dtype));
+    }
+  }
+}
+
+TEST(SharedTensor, SumsPartsSeveralAtATimeInAnyOrderOfWaiting) {
+  const Shape shape{1000};
+  const Tensor x = world().allocate_shared(shape, DType::kFloat32);
+  x.copy_from(input_of(world().rank(), shape, DType::kFloat32));
+  Work last = world().all_reduce_in_place(x.narrow(0, 600, 400), "test");
+  const Tensor between = world().all_reduce(input_of(world().rank(), shape, DType::kFloat32), "test");
+  Work first = world().all_reduce_in_place(x.narrow(0, 0, 3), "test");  // shorter than there are ranks
+  first.wait();
+  last.wait();
+  const Tensor sum = sum_in_rank_order(world(), shape, DType::kFloat32);
+  expect_same_bits(x.narrow(0, 600, 400), sum.narrow(0, 600, 400));
+  expect_same_bits(x.narrow(0, 0, 3), sum.narrow(0, 0, 3));
+  expect_same_bits(x.narrow(0, 3, 597), input_of(world().rank(), shape, DType::kFloat32).narrow(0, 3, 597));
+  expect_same_bits(between, sum);
+}
+
+TEST(SharedTensor, IsCountedWhileItLives) {
+  const int64_t before = Allocator::host().stats().in_use;
+  {
+    const Tensor x = world().allocate_shared({1 << 20}, DType::kFloat32);
+    EXPECT_GE(Allocator::host().stats().in_use, before + (4 << 20));
+    world().barrier("test");
+  }
+  EXPECT_EQ(Allocator::host().stats().in_use, before);
+}
+
+TEST(SharedTensor, ReportsWhoDoesNotCome) {
+  {
+    const Group group = testing::world_with_timeout(0.5);
+    const Tensor x = group.allocate_shared({8}, DType::kFloat32);
+    if (group.rank() != 2) {
+      EXPECT_THAT(
+          [&] { group.all_reduce_in_place(x, "gradients").wait(); },
+          ::testing::ThrowsMessage<CommError>(StrEq(fmt::format(
+              "rank {}: all_reduce #1 \"gradients\", 32 bytes fp32: no answer from rank 2 after 0.5 s; gone or stalled", group.rank()))));
+    }
+    world().barrier("until all have given up");
+  }
+  world().barrier("until that group is gone");
+}
+
 TEST(Group, HostValuesAreTheSameOnAllRanks) {
   const Group& group = world();
   const double mine = 0.1 * group.rank() - 0.2;

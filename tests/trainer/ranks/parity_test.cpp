@@ -16,7 +16,7 @@ constexpr int64_t kSteps = 3;
 struct Case {
   std::string name;
   Degrees degrees;
-  int pieces = 1;
+  int pieces = 1, rows = 1;  // of a sequence on a rank; of a microbatch
   bool sequence = true;
   Recompute recompute = Recompute::kNone;
   bool defer = false;
@@ -26,7 +26,7 @@ struct Case {
 using Gathered = std::map<std::string, Tensor>;
 
 struct Outcome {
-  std::vector<double> losses, grad_norms;
+  std::vector<double> losses, grad_norms, of_experts;  // of_experts: auxiliary loss and load
   Gathered gradients, weights;
 };
 
@@ -59,12 +59,15 @@ Outcome train(const Options& options, const Group& group, const Case& layout) {
   const auto sequence = [&](int64_t i) { return testing::tiny_sequence(i, local.data.seq_len, local.model.vocabulary); };
   Outcome outcome;
   for (int64_t step = 0; step < kSteps; ++step) {
-    const StepReport report = train_step.run(step, make_batches(sequence, step, {local.train.batch, 1, layout.pieces}, model.mesh()));
+    const StepReport report =
+        train_step.run(step, make_batches(sequence, step, {local.train.batch, layout.rows, layout.pieces}, model.mesh()));
     outcome.losses.push_back(report.loss);
     outcome.grad_norms.push_back(report.grad_norm);
+    if (report.moe) outcome.of_experts.insert(outcome.of_experts.end(), {report.moe->aux_loss, report.moe->load_max_over_mean});
     if (step == 0) outcome.gradients = gather(model, model.store().grad());
   }
   outcome.weights = gather(model, model.store().master());
+  for (const PlacedBuffer& placed : model.store().buffers()) outcome.weights[placed.buffer->name] = placed.buffer->value;
   return outcome;
 }
 
@@ -82,17 +85,21 @@ void expect_equal(const Outcome& given, const Outcome& expected) {
     EXPECT_NEAR(given.grad_norms[step], expected.grad_norms[step], kTolerance * expected.grad_norms[step])
         << "gradient norm of step " << step;
   }
+  ASSERT_EQ(given.of_experts.size(), expected.of_experts.size());
+  for (size_t i = 0; i < expected.of_experts.size(); ++i)
+    EXPECT_NEAR(given.of_experts[i], expected.of_experts[i], kTolerance * expected.of_experts[i]) << "of the experts, number " << i;
   expect_equal(given.gradients, expected.gradients, "gradient");
   expect_equal(given.weights, expected.weights, "weight after three steps");
 }
 
-std::vector<Case> cases_of_one_rank(bool cut) {
+std::vector<Case> cases_of_one_rank(bool context) {
   std::vector<Case> cases = {
       {.name = "Recompute", .degrees = {}, .recompute = Recompute::kFull},
       {.name = "Deferred", .degrees = {}, .defer = true},
       {.name = "RecomputeDeferred", .degrees = {}, .recompute = Recompute::kFull, .defer = true},
+      {.name = "TwoRowsAMicrobatch", .degrees = {}, .rows = 2},
   };
-  if (cut) cases.push_back({.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2});
+  if (context) cases.push_back({.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2});
   return cases;
 }
 
@@ -115,9 +122,9 @@ void add_options_of(const std::string& name, const Degrees& degrees, std::vector
   }
 }
 
-// Every axis alone with 2 and 4 ranks, every pair with 2 x 2; only pipeline and data where a model cannot be cut.
+// Every axis alone with 2 and 4 ranks, every pair with 2 x 2, as far as a model can be cut.
 std::vector<Case> cases_of(const testing::TinyModel& model) {
-  std::vector<Case> cases = cases_of_one_rank(model.cut);
+  std::vector<Case> cases = cases_of_one_rank(model.context);
   const std::pair<const char*, Degrees> meshes[] = {
       {"Pipeline2", {.pipeline = 2}},
       {"Pipeline4", {.pipeline = 4}},
@@ -135,7 +142,7 @@ std::vector<Case> cases_of(const testing::TinyModel& model) {
       {"Context2Tensor2", {.context = 2, .tensor = 2}},
   };
   for (const auto& [name, degrees] : meshes)
-    if (model.cut || degrees.tensor * degrees.context == 1) add_options_of(name, degrees, cases);
+    if (model.fits(degrees.tensor, degrees.context)) add_options_of(name, degrees, cases);
   return cases;
 }
 

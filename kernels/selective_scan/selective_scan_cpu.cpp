@@ -1,0 +1,414 @@
+#include <algorithm>
+
+#include "kernels/selective_scan/selective_scan.h"
+#include "kernels/selective_scan/selective_scan_leaves.h"
+#include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/vectorized.h"
+
+// The channels of each head are cut into tiles of kLanes, the runs into chunks of kTokens. A task is a group of tiles over a share of the
+// runs; it takes the tiles of a chunk in turn, so that neighbouring tiles share cache lines, and its scratch stays in the second cache.
+// States are [padded N, kLanes] a tile: an odd state gets a neighbour that is always zero.
+namespace ropewalk {
+namespace {
+
+using namespace s6;
+
+constexpr int64_t kTokens = 64;
+constexpr int64_t kGroupTiles = 8;
+constexpr int64_t kShares = 16;  // at most: each has its own sums of the parameters' gradients
+
+int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+template <class W>
+struct Scratch {
+  explicit Scratch(int64_t size) : count(size), storage(Tensor::empty({size}, dtype_of<W>())), data(storage.data<W>()) {}
+  operator W*() const { return data; }
+  void zero() const { std::fill_n(data, count, W(0)); }
+
+  int64_t count;
+  Tensor storage;
+  W* data;
+};
+
+struct Tile {
+  int64_t index;           // among those of all heads
+  int64_t channel, width;  // the first, and how many
+};
+struct Group {
+  int64_t index, head;
+  int64_t first_tile, tiles;  // in the head
+};
+struct Chunk {
+  int64_t index;       // among those of all runs
+  int64_t row, begin;  // of the first token
+  int64_t length;
+};
+
+struct Tiling {
+  explicit Tiling(const SelectiveScanOperands& in)
+      : heads(in.b.dim(2)), width(in.x.dim(2) / heads), states(in.b.dim(3)), padded(divide_up(states, kPair) * kPair) {
+    for (const Run& run : in.runs) first_chunk.push_back(first_chunk.back() + divide_up(run.length, kTokens));
+  }
+
+  int64_t tiles_a_head() const { return divide_up(width, kLanes); }
+  int64_t groups_a_head() const { return divide_up(tiles_a_head(), kGroupTiles); }
+  int64_t tiles() const { return heads * tiles_a_head(); }
+  int64_t groups() const { return heads * groups_a_head(); }
+  int64_t tile_size() const { return padded * kLanes; }  // of a state
+
+  Group group(int64_t index) const {
+    const int64_t first = index % groups_a_head() * kGroupTiles;
+    return {index, index / groups_a_head(), first, std::min(kGroupTiles, tiles_a_head() - first)};
+  }
+  Tile tile(int64_t head, int64_t i) const {
+    return {head * tiles_a_head() + i, head * width + i * kLanes, std::min<int64_t>(kLanes, width - i * kLanes)};
+  }
+  Tile tile(const Group& group, int64_t i) const { return tile(group.head, group.first_tile + i); }
+
+  int64_t heads, width, states, padded;
+  std::vector<int64_t> first_chunk = {0};  // by run, and behind the last
+};
+
+// [B, S, H, N] as chunks of a head.
+template <class T>
+struct StateVectors {
+  explicit StateVectors(const Tensor& x) : data(x.data<T>()), row(x.stride(0)), token(x.stride(1)), head(x.stride(2)) {}
+
+  // to [tokens, padded]
+  void load(const Chunk& chunk, int64_t h, const Tiling& tiling, Wide<T>* to) const {
+    const T* from = data + chunk.row * row + chunk.begin * token + h * head;
+    for (int64_t t = 0; t < chunk.length; ++t)
+      for (int64_t n = 0; n < tiling.padded; ++n)
+        to[t * tiling.padded + n] = n < tiling.states ? static_cast<Wide<T>>(from[t * token + n]) : Wide<T>(0);
+  }
+
+  T* data;
+  int64_t row, token, head;
+};
+
+// What all tasks read; the parameters as the loops want them.
+template <class T>
+struct Operands {
+  using W = Wide<T>;
+
+  explicit Operands(const SelectiveScanOperands& in)
+      : tiling(in),
+        tokens(in.x.dim(1)),
+        runs(in.runs),
+        x(rows_of<T>(in.x)),
+        dt(rows_of<T>(in.dt)),
+        z(in.z ? rows_of<T>(in.z) : Rows<T>{}),
+        b(in.b),
+        c(in.c),
+        h0(in.h0 ? in.h0.data<W>() : nullptr),
+        rates(tiling.tiles() * tiling.tile_size()),
+        biases(tiling.tiles() * kLanes),
+        skips(tiling.tiles() * kLanes) {
+    const W *a_log = in.a_log.data<W>(), *dt_bias = in.dt_bias.data<W>(), *d_skip = in.d_skip.data<W>();
+    rates.zero();
+    for_each_tile([&](const Tile& tile) {
+      vectorized<rates_of_tile<W>>(tile.width, tiling.states, a_log + tile.channel * tiling.states, rate(tile));
+      vectorized<load_tile<W>>(int64_t{1}, tile.width, dt_bias + tile.channel, int64_t{0}, bias(tile));
+      vectorized<load_tile<W>>(int64_t{1}, tile.width, d_skip + tile.channel, int64_t{0}, skip(tile));
+    });
+  }
+
+  W* rate(const Tile& tile) const { return rates + tile.index * tiling.tile_size(); }
+  W* bias(const Tile& tile) const { return biases + tile.index * kLanes; }
+  W* skip(const Tile& tile) const { return skips + tile.index * kLanes; }
+
+  template <class Body>
+  void for_each_tile(const Body& body) const {
+    parallel_for(tiling.tiles(), [&](int64_t i) { body(tiling.tile(i / tiling.tiles_a_head(), i % tiling.tiles_a_head())); });
+  }
+
+  int64_t shares() const { return std::min<int64_t>(kShares, std::ssize(runs)); }
+  int64_t first_run(int64_t share) const { return share * std::ssize(runs) / shares(); }
+  // Calls body(share, group) for all of them, in parallel.
+  template <class Body>
+  void for_each_task(const Body& body) const {
+    parallel_for(shares() * tiling.groups(), [&](int64_t task) { body(task / tiling.groups(), tiling.group(task % tiling.groups())); });
+  }
+
+  int64_t chunks(int64_t run) const { return tiling.first_chunk[run + 1] - tiling.first_chunk[run]; }
+  Chunk chunk(int64_t run, int64_t i) const {
+    const Run& of = runs[run];
+    return {tiling.first_chunk[run] + i, of.row, of.begin + i * kTokens, std::min(kTokens, of.length - i * kTokens)};
+  }
+  int64_t row_of(const Chunk& chunk) const { return chunk.row * tokens + chunk.begin; }
+
+  void load(const Rows<T>& from, const Chunk& chunk, const Tile& tile, W* to) const {
+    vectorized<load_tile<T>>(chunk.length, tile.width, from[row_of(chunk)] + tile.channel, from.stride, to);
+  }
+  void store(const W* from, const Chunk& chunk, const Tile& tile, const Rows<T>& to) const {
+    vectorized<store_tile<T>>(chunk.length, tile.width, from, to[row_of(chunk)] + tile.channel, to.stride);
+  }
+
+  // Between a tile of states and its place in [.., C, N]; `from` and `to` are of one run.
+  void load_state(const W* from, const Tile& tile, W* to) const {
+    std::fill_n(to, tiling.tile_size(), W(0));
+    if (!from) return;
+    for (int64_t s = 0; s < tile.width; ++s)
+      for (int64_t n = 0; n < tiling.states; ++n) to[n * kLanes + s] = from[(tile.channel + s) * tiling.states + n];
+  }
+  void store_state(const W* from, const Tile& tile, W* to) const {
+    for (int64_t s = 0; s < tile.width; ++s)
+      for (int64_t n = 0; n < tiling.states; ++n) to[(tile.channel + s) * tiling.states + n] = from[n * kLanes + s];
+  }
+  int64_t state_size() const { return tiling.heads * tiling.width * tiling.states; }
+  const W* entering(const Run& run) const { return h0 && !run.opens() ? h0 + run.enters * state_size() : nullptr; }
+
+  Tiling tiling;
+  int64_t tokens;
+  const Runs& runs;
+  Rows<T> x, dt, z;
+  StateVectors<T> b, c;
+  const W* h0;
+  Scratch<W> rates, biases, skips;
+};
+
+// A tile of a chunk on its way through the scan, and its head's b and c.
+template <class T>
+struct TileScratch {
+  using W = Wide<T>;
+
+  void load_chunk(const Operands<T>& in, const Chunk& chunk, int64_t head) {
+    in.b.load(chunk, head, in.tiling, b);
+    in.c.load(chunk, head, in.tiling, c);
+  }
+  void open(const Operands<T>& in, const Chunk& chunk, const Tile& tile) {
+    in.load(in.x, chunk, tile, x);
+    in.load(in.dt, chunk, tile, raw);
+    vectorized<open_tile<W>>(chunk.length, in.bias(tile), in.skip(tile), x.data, raw.data, step.data, input.data, y.data);
+  }
+
+  explicit TileScratch(const Tiling& tiling) : b(kTokens * tiling.padded), c(kTokens * tiling.padded) {}
+  static constexpr int64_t kSize = kTokens * kLanes;
+  const Scratch<W> b, c;
+  const Scratch<W> x{kSize}, raw{kSize}, step{kSize}, input{kSize}, y{kSize}, z{kSize};
+};
+
+template <class T>
+void forward(const SelectiveScanForward& args) {
+  using W = Wide<T>;
+  const Operands<T> in(args.in);
+  const Tiling& tiling = in.tiling;
+  const Rows<T> y = rows_of<T>(args.y);
+  W *leaving = args.leaving.data<W>(), *borders = args.borders ? args.borders.data<W>() : nullptr;
+
+  in.for_each_task([&](int64_t share, const Group& group) {
+    TileScratch<T> my(tiling);
+    const Scratch<W> states(group.tiles * tiling.tile_size());
+    const auto scan_tile_of = [&](const Chunk& chunk, const Tile& tile, W* state) {
+      if (borders) std::copy_n(state, tiling.tile_size(), borders + (chunk.index * tiling.tiles() + tile.index) * tiling.tile_size());
+      my.open(in, chunk, tile);
+      vectorized<scan_tile<W>>(chunk.length, tiling.padded, my.step.data, my.input.data, my.b.data, my.c.data, in.rate(tile), state,
+                               my.y.data);
+      if (in.z.data) {
+        in.load(in.z, chunk, tile, my.z);
+        vectorized<gate_tile<W>>(chunk.length, my.z.data, my.y.data);
+      }
+      in.store(my.y, chunk, tile, y);
+    };
+    for (int64_t r = in.first_run(share); r < in.first_run(share + 1); ++r) {
+      for (int64_t i = 0; i < group.tiles; ++i)
+        in.load_state(in.entering(in.runs[r]), tiling.tile(group, i), states + i * tiling.tile_size());
+      for (int64_t k = 0; k < in.chunks(r); ++k) {
+        const Chunk chunk = in.chunk(r, k);
+        my.load_chunk(in, chunk, group.head);
+        for (int64_t i = 0; i < group.tiles; ++i) scan_tile_of(chunk, tiling.tile(group, i), states + i * tiling.tile_size());
+      }
+      for (int64_t i = 0; i < group.tiles; ++i)
+        in.store_state(states + i * tiling.tile_size(), tiling.tile(group, i), leaving + r * in.state_size());
+    }
+  });
+}
+
+// What the tasks of backward share: where gradients go, and sums that wait for each other.
+template <class T>
+struct BackwardLaunch {
+  using W = Wide<T>;
+
+  explicit BackwardLaunch(const SelectiveScanBackward& args)
+      : in(args.in),
+        gradients(args.gradients),
+        dx(rows_of<T>(args.gradients.x)),
+        d_raw(rows_of<T>(args.gradients.dt)),
+        dz(args.gradients.z ? rows_of<T>(args.gradients.z) : Rows<T>{}),
+        dy(rows_of<T>(args.dy)),
+        borders(args.borders.data<W>()),
+        d_leaving(args.d_leaving ? args.d_leaving.data<W>() : nullptr),
+        d_h0(args.gradients.h0 ? args.gradients.h0.data<W>() : nullptr),
+        token_sums(in.tiling.groups() * in.x.count * 2 * in.tiling.states),
+        parameter_sums(in.shares() * in.tiling.tiles() * parameters_a_tile()) {}
+
+  int64_t parameters_a_tile() const { return in.tiling.tile_size() + 2 * kLanes; }
+  // Of a tile and share: by rate [padded, kLanes], bias [kLanes] and skip [kLanes].
+  W* sums(int64_t share, const Tile& tile) const { return parameter_sums + (share * in.tiling.tiles() + tile.index) * parameters_a_tile(); }
+  // Of a group: by b [N] and c [N] of a token.
+  W* sums(const Group& group, int64_t token) const { return token_sums + (group.index * in.x.count + token) * 2 * in.tiling.states; }
+
+  void add_token_sums() const {
+    T *db = gradients.b.data<T>(), *dc = gradients.c.data<T>();
+    parallel_ranges(in.x.count, kTokens, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin * in.tiling.heads; i < end * in.tiling.heads; ++i)
+        add_token_sums(i / in.tiling.heads, i % in.tiling.heads, db + i * in.tiling.states, dc + i * in.tiling.states);
+    });
+  }
+
+  void add_parameter_sums() const {
+    in.for_each_tile([&](const Tile& tile) {
+      const W* rate = in.rate(tile);
+      const int64_t bias = in.tiling.tile_size();
+      for (int64_t s = 0; s < tile.width; ++s) {
+        if (gradients.a_log)
+          for (int64_t n = 0; n < in.tiling.states; ++n)
+            gradients.a_log.data<W>()[(tile.channel + s) * in.tiling.states + n] +=
+                static_cast<W>(kLn2) * rate[n * kLanes + s] * over_shares(tile, n * kLanes + s);
+        if (gradients.dt_bias) gradients.dt_bias.data<W>()[tile.channel + s] += over_shares(tile, bias + s);
+        if (gradients.d_skip) gradients.d_skip.data<W>()[tile.channel + s] += over_shares(tile, bias + kLanes + s);
+      }
+    });
+  }
+
+  Operands<T> in;
+  const SelectiveScanGradients& gradients;
+  Rows<T> dx, d_raw, dz, dy;
+  const W *borders, *d_leaving;
+  W* d_h0;
+  Scratch<W> token_sums, parameter_sums;
+
+ private:
+  void add_token_sums(int64_t token, int64_t head, T* db, T* dc) const {
+    const int64_t first = head * in.tiling.groups_a_head(), N = in.tiling.states;
+    for (int64_t n = 0; n < 2 * N; ++n) {
+      W sum = 0;
+      for (int64_t g = 0; g < in.tiling.groups_a_head(); ++g) sum += sums(in.tiling.group(first + g), token)[n];
+      (n < N ? db[n] : dc[n - N]) = static_cast<T>(sum);
+    }
+  }
+
+  W over_shares(const Tile& tile, int64_t at) const {
+    W sum = 0;
+    for (int64_t share = 0; share < in.shares(); ++share) sum += sums(share, tile)[at];
+    return sum;
+  }
+};
+
+// One task of backward.
+template <class T>
+class Backward {
+ public:
+  using W = Wide<T>;
+
+  Backward(const BackwardLaunch<T>& launch, int64_t share, const Group& group)
+      : all_(launch), share_(share), group_(group), my_(launch.in.tiling) {
+    for (int64_t i = 0; i < group.tiles; ++i) std::fill_n(launch.sums(share, tile(i)), launch.parameters_a_tile(), W(0));
+  }
+
+  void run(int64_t r) {
+    const Run& run = in_.runs[r];
+    for (int64_t i = 0; i < group_.tiles; ++i)
+      in_.load_state(all_.d_leaving ? all_.d_leaving + r * in_.state_size() : nullptr, tile(i), d_state(i));
+    for (int64_t k = in_.chunks(r); k-- > 0;) chunk(in_.chunk(r, k));
+    if (!all_.d_h0 || run.opens()) return;
+    for (int64_t i = 0; i < group_.tiles; ++i) in_.store_state(d_state(i), tile(i), all_.d_h0 + run.enters * in_.state_size());
+  }
+
+ private:
+  Tile tile(int64_t i) const { return tiling_.tile(group_, i); }
+  W* d_state(int64_t i) const { return d_states_ + i * tiling_.tile_size(); }
+
+  void chunk(const Chunk& chunk) {
+    my_.load_chunk(in_, chunk, group_.head);
+    db_.zero();
+    dc_.zero();
+    for (int64_t i = 0; i < group_.tiles; ++i) tile_of(chunk, tile(i), d_state(i));
+    W* sums = all_.sums(group_, in_.row_of(chunk));
+    const int64_t N = tiling_.states;
+    vectorized<sum_lanes<W>>(chunk.length, N, db_.data, sums, 2 * N);
+    vectorized<sum_lanes<W>>(chunk.length, N, dc_.data, sums + N, 2 * N);
+  }
+
+  void tile_of(const Chunk& chunk, const Tile& tile, W* d_state) {
+    W* sums = all_.sums(share_, tile);
+    my_.open(in_, chunk, tile);
+    in_.load(all_.dy, chunk, tile, dy_);
+    if (in_.z.data) open_gate(chunk, tile);
+    d_step_.zero();
+    d_input_.zero();
+    vectorized<scan_tile_backward<W>>(
+        TileBackward<W>{.tokens = chunk.length,
+                        .states = tiling_.padded,
+                        .step = my_.step,
+                        .input = my_.input,
+                        .dy = dy_,
+                        .b = my_.b,
+                        .c = my_.c,
+                        .rate = in_.rate(tile),
+                        .entering = all_.borders + (chunk.index * tiling_.tiles() + tile.index) * tiling_.tile_size(),
+                        .decay = decay_,
+                        .before = before_,
+                        .y = my_.y,
+                        .d_step = d_step_,
+                        .d_input = d_input_,
+                        .d_rate = sums,
+                        .d_state = d_state,
+                        .db = db_,
+                        .dc = dc_});
+    if (in_.z.data) close_gate(chunk, tile);
+    vectorized<open_tile_backward<W>>(chunk.length, in_.skip(tile), my_.x.data, my_.raw.data, my_.step.data, dy_.data, d_step_.data,
+                                      d_input_.data, sums + tiling_.tile_size(), sums + tiling_.tile_size() + kLanes);
+    in_.store(d_step_, chunk, tile, all_.d_raw);
+    in_.store(d_input_, chunk, tile, all_.dx);
+  }
+
+  // dy becomes the gradient of what the gate took in; the one of what it gave stays beside.
+  void open_gate(const Chunk& chunk, const Tile& tile) {
+    in_.load(in_.z, chunk, tile, my_.z);
+    std::copy_n(dy_.data, chunk.length * kLanes, d_gated_.data);
+    vectorized<gate_tile<W>>(chunk.length, my_.z.data, dy_.data);
+  }
+  void close_gate(const Chunk& chunk, const Tile& tile) {
+    vectorized<gate_backward<W>>(chunk.length, my_.z.data, my_.y.data, d_gated_.data);
+    in_.store(d_gated_, chunk, tile, all_.dz);
+  }
+
+  const BackwardLaunch<T>& all_;
+  const Operands<T>& in_ = all_.in;
+  const Tiling& tiling_ = in_.tiling;
+  const int64_t share_;
+  const Group group_;
+  TileScratch<T> my_;
+  static constexpr int64_t kSize = TileScratch<T>::kSize;
+  const Scratch<W> d_states_{group_.tiles * tiling_.tile_size()}, db_{kTokens * tiling_.tile_size()}, dc_{kTokens * tiling_.tile_size()};
+  const Scratch<W> dy_{kSize}, d_gated_{kSize}, d_step_{kSize}, d_input_{kSize}, decay_{kPair * kSize}, before_{kPair * (kSize + kLanes)};
+};
+
+template <class T>
+void backward(const SelectiveScanBackward& args) {
+  const BackwardLaunch<T> all(args);
+  all.in.for_each_task([&](int64_t share, const Group& group) {
+    Backward<T> task(all, share, group);
+    for (int64_t r = all.in.first_run(share); r < all.in.first_run(share + 1); ++r) task.run(r);
+  });
+  all.add_token_sums();
+  all.add_parameter_sums();
+}
+
+}  // namespace
+
+Shape selective_scan_borders(const SelectiveScanOperands& in) {
+  const Tiling tiling(in);
+  return {tiling.first_chunk.back(), tiling.tiles(), tiling.padded, kLanes};
+}
+
+void launch(Cpu, const SelectiveScanForward& args) {
+  dispatch_float(args.y.dtype(), [&]<class T>(std::type_identity<T>) { forward<T>(args); });
+}
+
+void launch(Cpu, const SelectiveScanBackward& args) {
+  dispatch_float(args.dy.dtype(), [&]<class T>(std::type_identity<T>) { backward<T>(args); });
+}
+
+}  // namespace ropewalk

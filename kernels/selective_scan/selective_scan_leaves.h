@@ -1,0 +1,247 @@
+// The inner loops of selective_scan_cpu.cpp. A tile is kLanes channels of one head over the tokens of a chunk: [tokens, kLanes] of the wide
+// type, zeros where the head has no more channels. W is float or double, T what an operand is stored as.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/tensor/dtype.h"
+#include "kernels/tensor/math.h"
+
+namespace ropewalk::s6 {
+
+constexpr int kLanes = 16;
+constexpr int kPair = 2;  // states that go through the tokens together, so that neither waits for itself
+
+constexpr double kLog2OfE = 1.4426950408889634, kLn2 = 0.6931471805599453;
+
+// 2^x for x <= 0. In float 1 + r q(r) on [-1/2, 1/2], q of degree 4 with the smallest greatest relative error (found by reweighted least
+// squares), which is 9e-8 and vanishes at 0: a state that decays slowly multiplies thousands of these. Not below 2^-125.
+inline double exp2_of_negative(double x) { return std::exp2(x); }
+inline float exp2_of_negative(float x) {
+  constexpr float kRound = 0x1.8p23f;  // added, it leaves the nearest integer in the low bits
+  const float clamped = std::max(x, -125.0f);
+  const float shifted = clamped + kRound;
+  const float r = clamped - (shifted - kRound);
+  float p = 1.3264727194e-3f;
+  p = p * r + 9.6715126282e-3f;
+  p = p * r + 5.5507337438e-2f;
+  p = p * r + 2.4022242085e-1f;
+  p = p * r + 6.9314697760e-1f;
+  p = p * r + 1.0f;
+  return std::bit_cast<float>(std::bit_cast<int32_t>(p) + (std::bit_cast<int32_t>(shifted) << 23));
+}
+
+// g++ keeps a bfloat16 made right in a vectorized loop as a private array, and the loop scalar; behind a call it vectorizes.
+template <class T>
+void store(T* to, Wide<T> value) {
+  *to = static_cast<T>(value);
+}
+
+// Meanwhile fetches what stands to the right, which is the next tile. Rows of different tokens lie too far apart for the hardware to see a
+// pattern.
+template <class T>
+void load_tile(int64_t tokens, int64_t width, const T* from, int64_t stride, Wide<T>* to) {
+  if (width == kLanes) {
+    for (int64_t t = 0; t < tokens; ++t) {
+      __builtin_prefetch(from + t * stride + kLanes, 0, 2);
+#pragma omp simd
+      for (int s = 0; s < kLanes; ++s) to[t * kLanes + s] = static_cast<Wide<T>>(from[t * stride + s]);
+    }
+    return;
+  }
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int s = 0; s < kLanes; ++s) to[t * kLanes + s] = s < width ? static_cast<Wide<T>>(from[t * stride + s]) : Wide<T>(0);
+}
+
+// The same the other way, and what is fetched is about to be written.
+template <class T>
+void store_tile(int64_t tokens, int64_t width, const Wide<T>* from, T* to, int64_t stride) {
+  if (width == kLanes) {
+    for (int64_t t = 0; t < tokens; ++t) {
+      __builtin_prefetch(to + t * stride + kLanes, 1, 2);
+#pragma omp simd
+      for (int s = 0; s < kLanes; ++s) store(to + t * stride + s, from[t * kLanes + s]);
+    }
+    return;
+  }
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t s = 0; s < width; ++s) store(to + t * stride + s, from[t * kLanes + s]);
+}
+
+// rate[n, s] = -exp(a_log[s, n]) log2(e)
+template <class W>
+void rates_of_tile(int64_t width, int64_t states, const W* a_log, W* rate) {
+  for (int64_t s = 0; s < width; ++s)
+    for (int64_t n = 0; n < states; ++n) rate[n * kLanes + s] = -static_cast<W>(kLog2OfE) * fast_exp(a_log[s * states + n]);
+}
+
+// raw += bias; step = softplus(raw); input = step x; y = skip x.
+template <class W>
+void open_tile(int64_t tokens, const W* bias, const W* skip, const W* x, W* raw, W* step, W* input, W* y) {
+  for (int64_t t = 0; t < tokens; ++t)
+#pragma omp simd
+    for (int s = 0; s < kLanes; ++s) {
+      const int64_t at = t * kLanes + s;
+      raw[at] += bias[s];
+      step[at] = softplus(raw[at]);
+      input[at] = step[at] * x[at];
+      y[at] = skip[s] * x[at];
+    }
+}
+
+// y += the scan from `state` [states, kLanes] on, which becomes the state behind the tokens; b, c [tokens, states].
+template <class W>
+void scan_tile(int64_t tokens, int64_t states, const W* step, const W* input, const W* b, const W* c, const W* rate, W* state, W* y) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    const W *step_t = step + t * kLanes, *input_t = input + t * kLanes;
+    W sum[kLanes] = {};
+    for (int64_t n = 0; n < states; ++n) {
+      const W *rate_n = rate + n * kLanes, b_n = b[t * states + n], c_n = c[t * states + n];
+      W* h = state + n * kLanes;
+#pragma omp simd
+      for (int s = 0; s < kLanes; ++s) {
+        h[s] = exp2_of_negative(step_t[s] * rate_n[s]) * h[s] + input_t[s] * b_n;
+        sum[s] += h[s] * c_n;
+      }
+    }
+#pragma omp simd
+    for (int s = 0; s < kLanes; ++s) y[t * kLanes + s] += sum[s];
+  }
+}
+
+// y *= silu(z)
+template <class W>
+void gate_tile(int64_t tokens, const W* z, W* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < tokens * kLanes; ++i) y[i] *= silu(z[i]);
+}
+
+// What goes back through a tile of a chunk. Everything [tokens, kLanes] but where said.
+template <class W>
+struct TileBackward {
+  int64_t tokens, states;  // an even number of states
+  const W *step, *input, *dy;
+  const W *b, *c;            // [tokens, states]
+  const W *rate, *entering;  // [states, kLanes]
+  W *decay, *before;         // scratch: [tokens, kPair, kLanes], [tokens + 1, kPair, kLanes]
+  W* y;                      // added to: the scan's output once more
+  W *d_step, *d_input;       // added to; d_step in units of log2(e)
+  W* d_rate;                 // [states, kLanes], added to: sum over tokens of step * (gradient of step * rate), the latter likewise
+  W* d_state;                // [states, kLanes], in and out: the gradient of the state behind the tokens, then of the one before them
+  W *db, *dc;                // [states / kPair, tokens, kPair, kLanes], added to: addends of the gradients of b and c
+};
+
+template <class W>
+void scan_pair_again(const TileBackward<W>& d, int64_t n) {
+  const W *rate = d.rate + n * kLanes, *b = d.b + n, *c = d.c + n;
+  W h0[kLanes], h1[kLanes];
+#pragma omp simd
+  for (int s = 0; s < kLanes; ++s) {
+    h0[s] = d.entering[n * kLanes + s];
+    h1[s] = d.entering[(n + 1) * kLanes + s];
+  }
+  for (int64_t t = 0; t < d.tokens; ++t)
+#pragma omp simd
+    for (int s = 0; s < kLanes; ++s) {
+      const int64_t at = t * kLanes + s, first = kPair * t * kLanes + s, second = first + kLanes;
+      const W a0 = exp2_of_negative(d.step[at] * rate[s]), a1 = exp2_of_negative(d.step[at] * rate[kLanes + s]);
+      d.decay[first] = a0;
+      d.decay[second] = a1;
+      d.before[first] = h0[s];
+      d.before[second] = h1[s];
+      h0[s] = a0 * h0[s] + d.input[at] * b[t * d.states];
+      h1[s] = a1 * h1[s] + d.input[at] * b[t * d.states + 1];
+      d.y[at] += h0[s] * c[t * d.states] + h1[s] * c[t * d.states + 1];
+    }
+  W* after = d.before + d.tokens * kPair * kLanes;
+#pragma omp simd
+  for (int s = 0; s < kLanes; ++s) {
+    after[s] = h0[s];
+    after[kLanes + s] = h1[s];
+  }
+}
+
+template <class W>
+void pair_backward(const TileBackward<W>& d, int64_t n) {
+  const W *rate = d.rate + n * kLanes, *b = d.b + n, *c = d.c + n;
+  W *db = d.db + n * d.tokens * kLanes, *dc = d.dc + n * d.tokens * kLanes;
+  W g0[kLanes], g1[kLanes], d_rate0[kLanes] = {}, d_rate1[kLanes] = {};
+#pragma omp simd
+  for (int s = 0; s < kLanes; ++s) {
+    g0[s] = d.d_state[n * kLanes + s];
+    g1[s] = d.d_state[(n + 1) * kLanes + s];
+  }
+  for (int64_t t = d.tokens; t-- > 0;)
+#pragma omp simd
+    for (int s = 0; s < kLanes; ++s) {
+      const int64_t at = t * kLanes + s, first = kPair * t * kLanes + s, second = first + kLanes;
+      const W dy = d.dy[at], dh0 = g0[s] + dy * c[t * d.states], dh1 = g1[s] + dy * c[t * d.states + 1];
+      dc[first] += dy * d.before[first + kPair * kLanes];
+      dc[second] += dy * d.before[second + kPair * kLanes];
+      db[first] += dh0 * d.input[at];
+      db[second] += dh1 * d.input[at];
+      d.d_input[at] += dh0 * b[t * d.states] + dh1 * b[t * d.states + 1];
+      g0[s] = d.decay[first] * dh0;
+      g1[s] = d.decay[second] * dh1;
+      const W through0 = g0[s] * d.before[first], through1 = g1[s] * d.before[second];
+      d.d_step[at] += through0 * rate[s] + through1 * rate[kLanes + s];
+      d_rate0[s] += through0 * d.step[at];
+      d_rate1[s] += through1 * d.step[at];
+    }
+#pragma omp simd
+  for (int s = 0; s < kLanes; ++s) {
+    d.d_state[n * kLanes + s] = g0[s];
+    d.d_state[(n + 1) * kLanes + s] = g1[s];
+    d.d_rate[n * kLanes + s] += d_rate0[s];
+    d.d_rate[(n + 1) * kLanes + s] += d_rate1[s];
+  }
+}
+
+template <class W>
+void scan_tile_backward(TileBackward<W> d) {
+  for (int64_t n = 0; n < d.states; n += kPair) {
+    scan_pair_again(d, n);
+    pair_backward(d, n);
+  }
+}
+
+// dz = dy y silu'(z), where y is not gated; in place of dy.
+template <class W>
+void gate_backward(int64_t tokens, const W* z, const W* y, W* dy) {
+#pragma omp simd
+  for (int64_t i = 0; i < tokens * kLanes; ++i) dy[i] *= y[i] * silu_slope(z[i]);
+}
+
+// The way back through open_tile. d_step, in units of log2(e), becomes the gradient of raw, d_input that of x.
+template <class W>
+void open_tile_backward(int64_t tokens, const W* skip, const W* x, const W* raw, const W* step, const W* dy, W* d_step, W* d_input,
+                        W* d_bias, W* d_skip) {
+  for (int64_t t = 0; t < tokens; ++t)
+#pragma omp simd
+    for (int s = 0; s < kLanes; ++s) {
+      const int64_t at = t * kLanes + s;
+      const W d_raw = (static_cast<W>(kLn2) * d_step[at] + d_input[at] * x[at]) * sigmoid(raw[at]);
+      d_step[at] = d_raw;
+      d_input[at] = d_input[at] * step[at] + dy[at] * skip[s];
+      d_bias[s] += d_raw;
+      d_skip[s] += dy[at] * x[at];
+    }
+}
+
+// to[t, n] = the sum of lanes[n / kPair, t, n % kPair, :] for n < states.
+template <class W>
+void sum_lanes(int64_t tokens, int64_t states, const W* lanes, W* to, int64_t stride) {
+  for (int64_t n = 0; n < states; ++n)
+    for (int64_t t = 0; t < tokens; ++t) {
+      const W* lane = lanes + ((n / kPair * tokens + t) * kPair + n % kPair) * kLanes;
+      W sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int s = 0; s < kLanes; ++s) sum += lane[s];
+      to[t * stride + n] = sum;
+    }
+}
+
+}  // namespace ropewalk::s6

@@ -1,0 +1,80 @@
+// A block `ffn: moe`. A key that the block's router has no use for is refused: it would be read and do nothing.
+#include "trainer/config/sections.h"
+
+namespace ropewalk {
+namespace {
+
+void refuse(const Node& block, const std::vector<std::string>& keys, const std::string& router) {
+  for (const std::string& key : keys)
+    if (block[key].given()) throw block[key].error(fmt::format("only router {} has it", router));
+}
+
+void read_groups(const Node& block, MoeOptions& moe) {
+  RouterOptions& router = moe.router;
+  router.groups = block["groups"].size(1);
+  router.top_groups = block["top_groups"].size(router.groups);
+  const int64_t width = moe.experts / router.groups;
+  if (moe.experts % router.groups != 0)
+    throw block["groups"].error(fmt::format("expected a divisor of experts ({}), given {}", moe.experts, router.groups));
+  if (router.top_groups > router.groups)
+    throw block["top_groups"].error(fmt::format("expected at most groups ({}), given {}", router.groups, router.top_groups));
+  if (router.top_groups * width < router.top_k)
+    throw block["top_groups"].error(
+        fmt::format("expected enough groups of {} experts for top_k ({}), given {}", width, router.top_k, router.top_groups));
+}
+
+void read_router(const Node& block, MoeOptions& moe) {
+  RouterOptions& router = moe.router;
+  router.type = block["router"].choice<RouterType>({{"softmax_topk", RouterType::kSoftmaxTopk},
+                                                    {"topk_softmax", RouterType::kTopkSoftmax},
+                                                    {"sigmoid_bias", RouterType::kSigmoidBias},
+                                                    {"sigmoid_top1", RouterType::kSigmoidTop1}});
+  const bool top1 = router.type == RouterType::kSigmoidTop1;
+  router.top_k = top1 ? block["top_k"].size(1) : block["top_k"].size();
+  if (top1 && router.top_k != 1) throw block["top_k"].error(fmt::format("expected 1 with router sigmoid_top1, given {}", router.top_k));
+  if (router.top_k > moe.experts)
+    throw block["top_k"].error(fmt::format("expected at most experts ({}), given {}", moe.experts, router.top_k));
+  router.scale = block["scale"].number(kPositive, 1.0);
+  if (router.type == RouterType::kSoftmaxTopk) {
+    router.renorm = block["renorm"].flag(false);
+  } else {
+    refuse(block, {"renorm"}, "softmax_topk");
+  }
+  if (router.type == RouterType::kSigmoidBias) {
+    read_groups(block, moe);
+    moe.bias_update = block["bias_update"].number(kNotNegative, moe.bias_update);
+  } else {
+    refuse(block, {"groups", "top_groups", "bias_update"}, "sigmoid_bias");
+  }
+  if (top1) {
+    moe.sinkhorn = block["sinkhorn"].integer(0, 1000, moe.sinkhorn);
+  } else {
+    refuse(block, {"sinkhorn"}, "sigmoid_top1");
+  }
+}
+
+std::optional<SharedExpertOptions> read_shared(const Node& shared) {
+  if (shared.is_null(true)) return {};
+  return SharedExpertOptions{.hidden = shared["hidden"].size(),
+                             .gated = shared["gate"].choice<bool>({{"none", false}, {"sigmoid", true}}, false)};
+}
+
+}  // namespace
+
+MoeOptions read_moe(const Node& block) {
+  MoeOptions moe;
+  moe.experts = block["experts"].size();
+  moe.hidden = block["hidden"].size();
+  moe.act = block["act"].choice<Activation>(
+      {{"silu", Activation::kSilu}, {"gelu", Activation::kGelu}, {"gelu_tanh", Activation::kGeluTanh}, {"relu2", Activation::kRelu2}},
+      moe.act);
+  moe.gated = block["gated"].flag(true);
+  read_router(block, moe);
+  moe.router_bias = block["router_bias"].flag(false);
+  moe.balance = block["balance"].number(kNotNegative, 0.0);
+  moe.z = block["z"].number(kNotNegative, 0.0);
+  moe.shared = read_shared(block["shared"]);
+  return moe;
+}
+
+}  // namespace ropewalk
