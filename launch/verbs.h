@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "trainer/bench.h"
 #include "trainer/generate.h"
 #include "trainer/job.h"
 
@@ -15,6 +16,7 @@ struct ConfigArguments {
 };
 
 void train(const Job& job, const ConfigArguments& arguments);
+void bench(const Job& job, const ConfigArguments& arguments, const BenchOptions& options);
 void eval(const Job& job, const ConfigArguments& arguments);
 void params(const ConfigArguments& arguments);
 void generate(const std::string& checkpoint, const GenerateOptions& options);

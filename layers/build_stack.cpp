@@ -14,7 +14,8 @@ namespace {
 
 class Builder {
  public:
-  Builder(const ModelOptions& options, const TensorParallel& tp, Recompute recompute) : options_(options), tp_(tp), recompute_(recompute) {
+  Builder(const ModelOptions& options, const TensorParallel& tp, const RecomputePolicy& recompute)
+      : options_(options), tp_(tp), recompute_(recompute) {
     for (const auto& layer : options.layers) sub_layers_ += static_cast<int64_t>(layer.size());
   }
 
@@ -49,7 +50,7 @@ class Builder {
     return CallSite(core, {.name = site_name,
                            .d_model = options_.d_model,
                            .concat_embedding = concat,
-                           .recompute = recompute_,
+                           .recompute = recompute_.of(core->kind()),
                            .core_name = shared ? fmt::format("shared.{}.{}", shared->name, kind) : site_name});
   }
 
@@ -94,7 +95,7 @@ class Builder {
 
   const ModelOptions& options_;
   const TensorParallel& tp_;
-  Recompute recompute_;
+  const RecomputePolicy& recompute_;
   int64_t sub_layers_ = 0;
   std::map<std::pair<int, std::string>, int> kinds_in_layer_;
   std::map<std::pair<std::string, size_t>, std::shared_ptr<SubLayer>> shared_cores_;
@@ -102,7 +103,7 @@ class Builder {
 
 }  // namespace
 
-std::vector<CallSite> build_stack(const ModelOptions& options, const TensorParallel& tp, Recompute recompute) {
+std::vector<CallSite> build_stack(const ModelOptions& options, const TensorParallel& tp, const RecomputePolicy& recompute) {
   return Builder(options, tp, recompute).build();
 }
 

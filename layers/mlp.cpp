@@ -24,4 +24,9 @@ Var Mlp::forward(const Var& u_BSD, Carry&, const Context&) const {
   return tp_leave(linear(gated_activation(halves[0], halves[1], Activation::kSilu), down_), tp_);
 }
 
+std::optional<Cost> Mlp::cost(const TokenShape& shape) const {
+  const auto weights = static_cast<double>(options_.hidden * (2 * widths_.input + widths_.output));
+  return Cost{.flops = 2 * shape.tokens() * weights};
+}
+
 }  // namespace ropewalk

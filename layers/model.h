@@ -4,6 +4,7 @@
 
 #include "layers/call_site.h"
 #include "layers/options.h"
+#include "layers/recompute_policy.h"
 #include "parallel/mesh.h"
 #include "parallel/pipeline.h"
 #include "parallel/tensor_parallel.h"
@@ -13,7 +14,7 @@ namespace ropewalk {
 struct ModelPlacement {
   TensorParallel tp;
   int stage = 0, stages = 1;
-  Recompute recompute = Recompute::kNone;
+  RecomputePolicy recompute{};
   DType residual = DType::kFloat32;  // of the residual stream
 };
 
@@ -26,6 +27,9 @@ class HybridModel : public Stage {
 
   Carry forward(Carry carry, const Context& ctx) const override;
   Ports ports() const override;
+
+  // Of the whole model, all stages.
+  std::optional<Cost> cost(const TokenShape& shape) const;
 
   // For decoding, on one stage that holds all: the states of all call sites, and the logits of each row's last token [B, V] wide.
   std::vector<State> make_states(int64_t batch, int64_t capacity, DType dtype) const;

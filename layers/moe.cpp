@@ -102,4 +102,13 @@ Var Moe::forward(const Var& u_BSD, Carry& carry, const Context& ctx) const {
   return add(mixed_BSD, shared_gate_ ? row_gate(shared_BSD, linear(u_BSD, shared_gate_)) : shared_BSD);
 }
 
+std::optional<Cost> Moe::cost(const TokenShape& shape) const {
+  const int64_t expert = options_.hidden * ((options_.gated ? 2 : 1) * widths_.input + widths_.output);
+  const int64_t router = options_.experts * (widths_.input + (options_.router_bias ? 1 : 0)) + (shared_gate_ ? widths_.input : 0);
+  const int64_t weights = router + options_.router.top_k * expert;
+  Cost cost{.flops = 2 * shape.tokens() * static_cast<double>(weights)};
+  if (shared_) cost += *shared_->cost(shape);
+  return cost;
+}
+
 }  // namespace ropewalk

@@ -33,4 +33,14 @@ std::vector<State> ParallelMixers::make_states(int64_t batch, int64_t capacity, 
   return states;
 }
 
+std::optional<Cost> ParallelMixers::cost(const TokenShape& shape) const {
+  Cost all;
+  for (const auto& branch : branches_) {
+    const auto cost = branch->cost(shape);
+    if (!cost) return std::nullopt;
+    all += *cost;
+  }
+  return all;
+}
+
 }  // namespace ropewalk

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 
+#include "layers/cost.h"
 #include "parallel/context.h"
 #include "parallel/parameter.h"
 
@@ -22,6 +23,8 @@ class SubLayer {
   virtual Ports ports() const { return {}; }
   // What its call sites remember in decoding: most sub-layers are one site, a parallel pair is two.
   virtual std::vector<State> make_states(int64_t batch, int64_t capacity, DType dtype) const = 0;
+  // Nothing where it is not counted: then the model's is not known either.
+  virtual std::optional<Cost> cost(const TokenShape&) const { return std::nullopt; }
 };
 
 // Weight of a linear layer, uniform in +-1/sqrt(fan_in): PyTorch's default. `scale` shrinks what writes into the residual stream.

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "data/text_source.h"
-#include "kernels/autograd/tape.h"
 #include "layers/options.h"
+#include "layers/recompute_policy.h"
 #include "parallel/parameter.h"
 
 namespace ropewalk {
@@ -69,10 +69,11 @@ struct TrainOptions {
   Precision precision = Precision::kBf16;
   bool residual_wide = true;  // fp32 residual stream under bf16
   std::optional<double> clip = 1.0;
-  Recompute recompute = Recompute::kNone;
-  std::optional<SpikeOptions> skip_spikes;
+  RecomputePolicy recompute{};
+  std::optional<SpikeOptions> skip_spikes{};
   uint64_t seed = 1;
-  int64_t eval_every = 0;  // 0: at the end only
+  int64_t eval_every = 0;      // 0: at the end only
+  int64_t health_every = 100;  // 0: never
   bool operator==(const TrainOptions&) const = default;
 };
 
@@ -90,10 +91,18 @@ struct CheckpointOptions {
   bool operator==(const CheckpointOptions&) const = default;
 };
 
+// Steps [from, from + steps), counted from 1, go into a trace.
+struct TraceOptions {
+  int64_t from = 1, steps = 1;
+  bool operator==(const TraceOptions&) const = default;
+};
+
 struct RunOptions {
   std::string dir;
   std::string resume = "auto";  // auto | never | branch | a checkpoint folder
   double timeout = 600;
+  std::optional<TraceOptions> trace{};
+  std::optional<double> peak_flops{};  // FLOP/s of all ranks in the training's precision, for mfu; else it is measured
   bool operator==(const RunOptions&) const = default;
 };
 

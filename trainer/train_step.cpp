@@ -39,7 +39,7 @@ TrainStep::TrainStep(const RankModel& model, Optimizer& optimizer, const TrainSt
       reducer_(model.store(), model.declarations(), model.mesh(), model.tensor_parallel()),
       pipeline_(model.model(), model.mesh(), pipeline_options(model, options)) {}
 
-StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches) {
+StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches, Health* health) {
   const Mesh& mesh = model_.mesh();
   const double targets = mesh.tokens().sum(static_cast<double>(count_targets(batches)), "targets");
   const LossScales scales{.target = 1 / std::max(1.0, targets), .sequence = 1 / sequences_of(batches, mesh)};
@@ -47,8 +47,11 @@ StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches) 
 
   reducer_.begin(static_cast<int64_t>(batches.size()));
   clear_tallies(model_.declarations().tallies());
-  const LossSums sums = pipeline_.forward_backward(batches, scales);  // gradients leave in buckets on the way
-  reducer_.finish();
+  const LossSums sums = pipeline_.forward_backward(batches, scales, health);  // gradients leave in buckets on the way
+  {
+    const Phase phase("gradient sums");
+    reducer_.finish();
+  }
   report.loss = sum_over_tokens(mesh, sums.cross_entropy, "loss") * scales.target;
   report.moe = report_experts(sums.auxiliary * scales.sequence);
 

@@ -34,7 +34,8 @@ class TrainStep {
  public:
   TrainStep(const RankModel& model, Optimizer& optimizer, const TrainStepOptions& options);
 
-  StepReport run(int64_t step, const std::vector<Microbatch>& batches);
+  // Where given, `health` collects what the layers say of themselves.
+  StepReport run(int64_t step, const std::vector<Microbatch>& batches, Health* health = nullptr);
   std::optional<SpikeFilter>& spikes() { return spikes_; }
 
  private:

@@ -6,10 +6,12 @@
 
 #include "data/error.h"
 #include "data/hold_out.h"
+#include "kernels/ceilings/ceilings.h"
 #include "kernels/tensor/allocator.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/config/words.h"
 #include "trainer/logging.h"
+#include "trainer/trace_file.h"
 
 namespace ropewalk {
 namespace {
@@ -17,6 +19,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMostSkippedInARow = 20;  // then a run has diverged
+
+// Measured by all ranks at once: they share the machine as in a step.
+double peak_flops(const Options& options, const Group& world) {
+  if (options.run.peak_flops) return *options.run.peak_flops;
+  return world.sum(measure_ceilings().of(compute_dtype(options.train.precision)), "peak");
+}
 
 SplitDocuments load_agreed(const DataOptions& data, const Group& world) {
   std::optional<SplitDocuments> documents;
@@ -42,7 +50,7 @@ Trainer::Trainer(const Config& config, const Group& world, StopSignals& signals,
       train_step_(model_, optimizer_, {.clip = options_.train.clip, .skip_spikes = options_.train.skip_spikes}),
       folder_(options_.run.dir),
       checkpoints_(folder_.checkpoints(), options_.checkpoint, world_),
-      metrics_(model_, optimizer_),
+      metrics_(model_, optimizer_, {.rows = options_.train.batch, .length = options_.data.seq_len}, peak_flops(options_, world_)),
       signals_(signals) {
   validation_bytes_ = documents.validation.tokens();
   if (validation_bytes_ > 0) validation_.emplace(std::move(documents.validation), options_.data.seq_len, options_.data.packed);
@@ -101,30 +109,67 @@ void Trainer::run() {
 void Trainer::train() {
   Progress progress(step_, options_.train.steps);
   while (!finished()) {
-    const auto begun = Clock::now();
-    StepFacts facts{.tokens_a_step = options_.train.batch * options_.data.seq_len, .report = step()};
-    facts.step = step_;
-    facts.seconds = std::chrono::duration<double>(Clock::now() - begun).count();
-    facts.evaluation = evaluate_if_due();
-    facts.validation_bytes = validation_bytes_;
-    const int stop = meet(facts);
-    if (leader()) show(progress, facts);
-    if (finished() || stop)
-      checkpoints_.save_last(meta(), boxes_to_save(model_.store(), optimizer_));
-    else if (due(options_.checkpoint.every))
-      checkpoints_.save(meta(), boxes_to_save(model_.store(), optimizer_));
+    Timeline* const timeline = traced();
+    const int stop = train_one_step(progress, timeline);
+    if (timeline && (stop || finished() || !traced())) write_trace();
     if (stop && !finished())
       throw Error(stop, fmt::format("step {} of {}: told to stop, saved; the same command goes on from here", step_, options_.train.steps),
                   Error::Reach::kEveryRank);
   }
 }
 
+// With all that hangs on it. Returns the exit code of a run that is to stop, else 0.
+int Trainer::train_one_step(Progress& progress, Timeline* timeline) {
+  std::optional<Recording> recording;
+  if (timeline) recording.emplace(*timeline);
+  StepFacts facts = timed_step();
+  {
+    const Phase phase("evaluation");
+    facts.evaluation = evaluate_if_due();
+  }
+  facts.validation_bytes = validation_bytes_;
+  const int stop = meet(facts);
+  if (leader()) show(progress, facts);
+  const Phase phase("save");
+  if (finished() || stop)
+    checkpoints_.save_last(meta(), boxes_to_save(model_.store(), optimizer_));
+  else if (due(options_.checkpoint.every))
+    checkpoints_.save(meta(), boxes_to_save(model_.store(), optimizer_));
+  return stop;
+}
+
+// Steps [from, from + steps) of run.trace are recorded; after the last of them that is written.
+Timeline* Trainer::traced() {
+  const auto& trace = options_.run.trace;
+  if (!trace || step_ + 1 < trace->from || step_ + 1 >= trace->from + trace->steps) return nullptr;
+  if (!timeline_) timeline_.emplace();
+  return &*timeline_;
+}
+
+void Trainer::write_trace() {
+  folder_.write_trace(chrome_trace(*timeline_, world_.rank()), world_.rank());
+  timeline_.reset();
+}
+
+StepFacts Trainer::timed_step() {
+  const Phase phase("step");
+  const auto begun = Clock::now();
+  StepFacts facts{.tokens_a_step = options_.train.batch * options_.data.seq_len};
+  const int64_t every = options_.train.health_every;
+  if (every > 0 && (step_ + 1) % every == 0) facts.health.emplace();
+  facts.report = step(facts.health ? &*facts.health : nullptr);
+  facts.step = step_;
+  facts.seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+  return facts;
+}
+
 // The step's border, where the ranks hear of each other. Returns the exit code of a run that is to stop, else 0.
 int Trainer::meet(const StepFacts& facts) {
+  const Phase phase("step border");
   Census census;
   signals_.vote(census);
   checkpoints_.vote(census);
-  metrics_.put(census);
+  metrics_.put(census, facts);
   census.gather(world_);
   if (leader()) folder_.append(metrics_.object(facts, census));
   checkpoints_.publish_if_written(census);
@@ -155,10 +200,10 @@ void Trainer::show(Progress& progress, const StepFacts& facts) const {
                  facts.evaluation->bits_per_byte(validation_bytes_));
 }
 
-StepReport Trainer::step() {
+StepReport Trainer::step(Health* health) {
   const BatchPlan plan{options_.train.batch, options_.train.micro_batch, options_.parallel.context_runs};
   const auto sequence = [this](int64_t i) { return sequences_.at(i); };
-  const StepReport report = train_step_.run(step_, make_batches(sequence, step_, plan, model_.mesh()));
+  const StepReport report = train_step_.run(step_, make_batches(sequence, step_, plan, model_.mesh()), health);
   skipped_in_a_row_ = report.skipped ? skipped_in_a_row_ + 1 : 0;
   ++step_;
   if (report.skipped && leader())

@@ -32,7 +32,11 @@ class Trainer {
   void resume();
   void check_resumable(const CheckpointReader& reader, const std::string& folder) const;
   void begin();
-  StepReport step();
+  StepFacts timed_step();
+  StepReport step(Health* health);
+  int train_one_step(Progress& progress, Timeline* timeline);
+  Timeline* traced();
+  void write_trace();
   std::optional<Evaluation> evaluate_if_due() const;
   void train();
   int meet(const StepFacts& facts);
@@ -55,6 +59,7 @@ class Trainer {
   Checkpoints checkpoints_;
   StepMetrics metrics_;
   StopSignals& signals_;
+  std::optional<Timeline> timeline_;  // while steps are traced
   int64_t step_ = 0, resumed_at_ = -1;
   int64_t skipped_in_a_row_ = 0;
 };

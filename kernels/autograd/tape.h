@@ -138,8 +138,10 @@ class Tape {
     Rule rule;
     Tensors grads;          // by output
     std::vector<bool> own;  // grads[i] is a tensor of our own, so it may be added to in place
+    double bytes = 0;       // that backward has to read and write at least, where a timeline is recorded
   };
   struct Deferred {
+    const char* op;
     std::function<void(Backprop&)> work;
     std::vector<std::shared_ptr<Leaf>> leaves;
   };

@@ -154,6 +154,8 @@ TEST(Config, RefusesImpossibleCombinations) {
        "configs/x.yaml:11: optimizer.schedule.shape: a schedule of type cosine has none"},
       {"type: wsd, warmup: 100", "type: wsd, warmup: 0.5, decay: 0.6",
        "configs/x.yaml:11: optimizer.schedule: expected warmup (0.5) and decay (0.6) to be at most the whole run together"},
+      {"batch: 8", "batch: 8, recompute: [mamba2, mlps]",
+       "configs/x.yaml:17: train.recompute.1: expected mamba1, mamba2, attention, mlp, moe or parallel, given mlps"},
       {"name: ssm", "name: default",
        "configs/x.yaml:13: optimizer.groups.0.name: default is what no group matches; give this group another name"},
       {"lr: 1.0e-3}", "lr: 1.0e-3}\n    - {name: ssm, match: {role: D}}",

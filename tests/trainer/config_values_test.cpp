@@ -98,10 +98,10 @@ data:
   seq_len: 256
   packed: false
   validation: 0.05
-train: {steps: 100, batch: 64, micro_batch: 4, precision: fp64, residual: fp32, clip: null, recompute: full, skip_spikes: {sigma: 5, window: 64}, seed: 7, eval_every: 20}
+train: {steps: 100, batch: 64, micro_batch: 4, precision: fp64, residual: fp32, clip: null, recompute: [mamba2, mlp], skip_spikes: {sigma: 5, window: 64}, seed: 7, eval_every: 20, health_every: 5}
 parallel: {pipeline: 2, data: 2, context: 4, tensor: 2, sequence: false, context_runs: 2}
 checkpoint: {every: 20, keep: 5, keep_every: 100, async: false}
-run: {dir: "123", resume: never, device: cpu, timeout: 30.5}
+run: {dir: "123", resume: never, device: cpu, timeout: 30.5, trace: {from: 10, steps: 2}, peak_flops: 1.0e+12}
 )";
 
 TEST(Config, ReadsEveryKey) {
@@ -140,13 +140,14 @@ TEST(Config, ReadsEveryKey) {
                     .micro_batch = 4,
                     .precision = Precision::kFp64,
                     .clip = {},
-                    .recompute = Recompute::kFull,
+                    .recompute = RecomputePolicy({"mamba2", "mlp"}),
                     .skip_spikes = SpikeOptions{.sigma = 5, .window = 64},
                     .seed = 7,
-                    .eval_every = 20};
+                    .eval_every = 20,
+                    .health_every = 5};
   expected.parallel = {.pipeline = 2, .context = 4, .tensor = 2, .data = 2, .sequence = false, .context_runs = 2};
   expected.checkpoint = {.every = 20, .keep = 5, .keep_every = 100, .async = false};
-  expected.run = {.dir = "123", .resume = "never", .timeout = 30.5};
+  expected.run = {.dir = "123", .resume = "never", .timeout = 30.5, .trace = TraceOptions{.from = 10, .steps = 2}, .peak_flops = 1e12};
 
   EXPECT_EQ(options.model, expected.model);
   EXPECT_EQ(options.optimizer, expected.optimizer);
@@ -254,6 +255,7 @@ train:
   skip_spikes: null
   seed: 1
   eval_every: 0
+  health_every: 100
 parallel:
   pipeline: 1
   data: null
@@ -271,6 +273,8 @@ run:
   resume: auto
   device: auto
   timeout: 600
+  trace: null
+  peak_flops: null
 )");
 }
 

@@ -38,6 +38,8 @@ class Reference : public ::testing::TestWithParam<std::string> {
   Reference() : golden_(read_golden(GetParam())), model_(options(), Group(), {}) {
     for (const PlacedPart& part : model_.store().parts())
       ParameterStore::span(model_.store().master(), part).reshape(part.extent).copy_from(tensor("weights/" + part.spec.name, part.extent));
+    for (const PlacedBuffer& placed : model_.store().buffers())
+      placed.buffer->value.copy_from(tensor("weights/" + placed.buffer->name, placed.buffer->shape));
   }
 
   static Options options() {
@@ -66,7 +68,8 @@ class Reference : public ::testing::TestWithParam<std::string> {
     model_.store().grad().fill(0);
     const double scale = 1.0 / static_cast<double>(rows() * length());
     return scale * Pipeline(model_.model(), model_.mesh(), model_.pipeline_options())
-                       .forward_backward({make_microbatch(sequences, model_.mesh(), 1, 0)}, scale);
+                       .forward_backward({make_microbatch(sequences, model_.mesh(), 1, 0)}, {.target = scale, .sequence = 0})
+                       .cross_entropy;
   }
 
   Golden golden_;
@@ -94,7 +97,9 @@ TEST_P(Reference, HasTheSameLossAndGradients) {
   EXPECT_EQ(compared, static_cast<size_t>(std::count_if(golden_.begin(), golden_.end(), is_gradient)));
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Reference, ::testing::Values("llama", "mamba2"), [](const auto& info) { return info.param; });
+INSTANTIATE_TEST_SUITE_P(Families, Reference,
+                         ::testing::Values("llama", "mamba", "mamba2", "jamba", "bamba", "nemotron_h", "granite_4_h", "falcon_h1"),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace ropewalk

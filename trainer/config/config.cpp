@@ -110,9 +110,13 @@ Config load_config(const std::string& file, const std::vector<std::string>& over
   return parse_config(read_file(file), file, overrides);
 }
 
+void require(const Config& config, const std::vector<std::string>& keys, const char* purpose) {
+  for (const std::string& key : keys)
+    if (!config.given(key)) throw config.error(key, "required {}, not given", purpose);
+}
+
 void require_trainable(const Config& config) {
-  for (const char* key : {"data.source", "data.seq_len", "train.steps", "train.batch", "optimizer.lr"})
-    if (!config.given(key)) throw config.error(key, "required to train, not given");
+  require(config, {"data.source", "data.seq_len", "train.steps", "train.batch", "optimizer.lr"}, "to train");
 }
 
 }  // namespace ropewalk

@@ -1,5 +1,6 @@
 // The sections that say how to run: `data`, `train`, `parallel`, `checkpoint`, `run`.
 #include <limits>
+#include <set>
 
 #include "trainer/config/sections.h"
 
@@ -22,12 +23,31 @@ bool read_residual(const Node& node, Precision precision) {
   return wide;
 }
 
+RecomputePolicy read_recompute(const Node& node) {
+  if (!node.is(Value::kList)) return node.choice<Recompute>({{"none", Recompute::kNone}, {"full", Recompute::kFull}}, Recompute::kNone);
+  Choices<std::string> kinds;
+  for (const char* kind : {"mamba1", "mamba2", "attention", "mlp", "moe", "parallel"}) kinds.emplace_back(kind, kind);
+  std::set<std::string> some;
+  for (const Node& item : node.items()) some.insert(item.choice(kinds));
+  return RecomputePolicy(some);
+}
+
 std::optional<SpikeOptions> read_skip_spikes(const Node& node) {
   if (node.is_null(true)) return std::nullopt;
   SpikeOptions spikes;
   spikes.sigma = node["sigma"].number(kPositive, spikes.sigma);
   spikes.window = node["window"].integer(2, 1 << 20, spikes.window);
   return spikes;
+}
+
+std::optional<TraceOptions> read_trace(const Node& node) {
+  if (node.is_null(true)) return std::nullopt;
+  return TraceOptions{.from = node["from"].size(), .steps = node["steps"].size(1)};
+}
+
+std::optional<double> read_peak(const Node& node) {
+  if (node.is_null(true)) return std::nullopt;
+  return node.number(kPositive);
 }
 
 void read_device(const Node& node) {
@@ -60,10 +80,11 @@ TrainOptions read_train(const Node& node) {
   } else {
     train.clip = clip.number(kPositive, train.clip);
   }
-  train.recompute = node["recompute"].choice<Recompute>({{"none", Recompute::kNone}, {"full", Recompute::kFull}}, train.recompute);
+  train.recompute = read_recompute(node["recompute"]);
   train.skip_spikes = read_skip_spikes(node["skip_spikes"]);
   train.seed = static_cast<uint64_t>(node["seed"].integer(0, std::numeric_limits<int64_t>::max(), static_cast<int64_t>(train.seed)));
   train.eval_every = count_or_zero(node["eval_every"], train.eval_every);
+  train.health_every = count_or_zero(node["health_every"], train.health_every);
   return train;
 }
 
@@ -94,6 +115,8 @@ RunOptions read_run(const Node& node, const std::string& default_dir) {
   run.resume = node["resume"].text(run.resume);
   read_device(node["device"]);
   run.timeout = node["timeout"].number(kPositive, run.timeout);
+  run.trace = read_trace(node["trace"]);
+  run.peak_flops = read_peak(node["peak_flops"]);
   return run;
 }
 
