@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "data/tokenize.h"
 #include "trainer/bench.h"
 #include "trainer/generate.h"
 #include "trainer/job.h"
@@ -26,5 +27,13 @@ struct InspectArguments {
   bool verify = false, digest = false;
 };
 void inspect(const InspectArguments& arguments);
+
+struct TokenizeArguments {
+  std::string text, prefix, tokenizer = "bytes";
+  DocumentEnd documents = DocumentEnd::kFile;
+  bool train = false;
+  SentencePieceTraining training;
+};
+void tokenize(const TokenizeArguments& arguments);
 
 }  // namespace ropewalk

@@ -18,14 +18,17 @@ SsmHealth& Health::of(const std::string& kind) {
 
 void observe_scan(SsmHealth& health, const Tensor& dt, const Tensor& dt_bias, const Tensor& a_log, const Tensor& states) {
   const auto raw = dt.narrow(0, 0, std::min<int64_t>(1, dt.dim(0))).to_vector<double>();  // the first row stands for all
-  const auto bias = dt_bias.to_vector<double>(), log_rate = a_log.to_vector<double>();
+  const auto bias = dt_bias.to_vector<double>(), log_rates = a_log.to_vector<double>();
+  const auto rates = std::ssize(log_rates) / std::max<int64_t>(1, std::ssize(bias));  // of a head
   for (size_t i = 0; i < raw.size(); ++i) {
     const size_t head = i % bias.size();
-    const double step = softplus(raw[i] + bias[head]), decay = std::exp(-step * std::exp(log_rate[head]));
+    const double step = softplus(raw[i] + bias[head]);
+    const auto rate = std::minmax_element(log_rates.begin() + static_cast<int64_t>(head) * rates,
+                                          log_rates.begin() + static_cast<int64_t>(head + 1) * rates);
     health.dt_min = std::min(health.dt_min, step);
     health.dt_max = std::max(health.dt_max, step);
-    health.decay_min = std::min(health.decay_min, decay);
-    health.decay_max = std::max(health.decay_max, decay);
+    health.decay_min = std::min(health.decay_min, std::exp(-step * std::exp(*rate.second)));
+    health.decay_max = std::max(health.decay_max, std::exp(-step * std::exp(*rate.first)));
   }
   if (!states) return;
   double squares = 0;

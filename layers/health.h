@@ -27,7 +27,8 @@ class Health {
   std::array<SsmHealth, kKinds.size()> all_;
 };
 
-// One layer's: dt [.., H] before bias and softplus; dt_bias, a_log [H]; its states, empty where there are none.
+// One layer's: dt [.., H] before bias and softplus; dt_bias [H]; a_log [H], or [H, N] with a rate for each state; its states, empty where
+// there are none.
 void observe_scan(SsmHealth& health, const Tensor& dt, const Tensor& dt_bias, const Tensor& a_log, const Tensor& states);
 
 }  // namespace ropewalk

@@ -30,6 +30,9 @@ class HybridModel : public Stage {
 
   // Of the whole model, all stages.
   std::optional<Cost> cost(const TokenShape& shape) const;
+  // How many scored targets of the microbatch have the largest logit, given the stream that leaves the last stage (`carry.x`).
+  // Collective over the tensor ranks; the same on each.
+  int64_t count_right(const Var& x, const Context& ctx) const;
 
   // For decoding, on one stage that holds all: the states of all call sites, and the logits of each row's last token [B, V] wide.
   std::vector<State> make_states(int64_t batch, int64_t capacity, DType dtype) const;
@@ -45,7 +48,6 @@ class HybridModel : public Stage {
   bool last() const { return placement_.stage + 1 == placement_.stages; }
   Carry embed(Carry carry) const;
   Carry run_sites(Carry carry, const Context& ctx) const;
-  Var final_norm(const Var& x, const Context& ctx) const;
   Var head_loss(const Var& x, const Context& ctx) const;
 
   ModelOptions options_;
@@ -54,7 +56,8 @@ class HybridModel : public Stage {
   std::vector<int> first_state_;                // by call site
   std::vector<std::vector<Slot>> live_before_;  // by call site and behind the last: slots written before it that it or a later one reads
   int64_t first_row_;                           // of the vocabulary on this rank
-  Var embedding_, final_norm_, head_;
+  Norm final_norm_;
+  Var embedding_, head_;
 };
 
 }  // namespace ropewalk

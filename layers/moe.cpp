@@ -29,23 +29,24 @@ void balance(const Tensor& bias, const Tensor& load, double rate) {
 
 }  // namespace
 
-Moe::Moe(const MoeOptions& options, const Widths& widths) : options_(options), widths_(widths) {
-  if (options.shared) shared_.emplace(MlpOptions{.hidden = options.shared->hidden}, widths, TensorParallel{});
+Moe::Moe(const MoeOptions& options, const BuildContext& build) : options_(options), build_(build) {
+  if (options.shared)
+    shared_.emplace(MlpOptions{.hidden = options.shared->hidden, .act = options.act, .gated = options.gated}, build, TensorParallel{});
 }
 
 void Moe::declare(Declarations& declarations, const std::string& name) {
-  const int64_t experts = options_.experts, hidden = options_.hidden, input = widths_.input;
+  const int64_t experts = options_.experts, hidden = options_.hidden, input = build_.input;
   const auto part = [&](const std::string& part_name, const Shape& shape, Role role, const Init& init) {
     return declarations.declare(
         ParameterSpec{.name = name + "." + part_name, .shape = shape, .kind = Kind::kMoe, .role = role, .init = init});
   };
-  router_ = part("router", {experts, input}, Role::kRouter, linear_init(input));
+  router_ = part("router", {experts, input}, Role::kRouter, build_.linear_init(input));
   if (options_.router_bias) router_bias_ = part("router_bias", {experts}, Role::kRouterBias, {});
-  up_ = options_.gated ? part("experts.gate_up", {experts, 2, hidden, input}, Role::kWeight, linear_init(input))
-                       : part("experts.up", {experts, hidden, input}, Role::kWeight, linear_init(input));
-  down_ = part("experts.down", {experts, widths_.output, hidden}, Role::kWeight, linear_init(hidden, widths_.output_scale));
+  up_ = options_.gated ? part("experts.gate_up", {experts, 2, hidden, input}, Role::kWeight, build_.linear_init(input))
+                       : part("experts.up", {experts, hidden, input}, Role::kWeight, build_.linear_init(input));
+  down_ = part("experts.down", {experts, build_.output, hidden}, Role::kWeight, build_.output_init(hidden));
   if (shared_) shared_->declare(declarations, name + ".shared");
-  if (options_.shared && options_.shared->gated) shared_gate_ = part("shared_gate", {1, input}, Role::kWeight, linear_init(input));
+  if (options_.shared && options_.shared->gated) shared_gate_ = part("shared_gate", {1, input}, Role::kWeight, build_.linear_init(input));
 
   load_ = declarations.declare_tally(name + ".load", experts);
   if (options_.router.type != RouterType::kSigmoidBias) return;
@@ -103,8 +104,8 @@ Var Moe::forward(const Var& u_BSD, Carry& carry, const Context& ctx) const {
 }
 
 std::optional<Cost> Moe::cost(const TokenShape& shape) const {
-  const int64_t expert = options_.hidden * ((options_.gated ? 2 : 1) * widths_.input + widths_.output);
-  const int64_t router = options_.experts * (widths_.input + (options_.router_bias ? 1 : 0)) + (shared_gate_ ? widths_.input : 0);
+  const int64_t expert = options_.hidden * ((options_.gated ? 2 : 1) * build_.input + build_.output);
+  const int64_t router = options_.experts * (build_.input + (options_.router_bias ? 1 : 0)) + (shared_gate_ ? build_.input : 0);
   const int64_t weights = router + options_.router.top_k * expert;
   Cost cost{.flops = 2 * shape.tokens() * static_cast<double>(weights)};
   if (shared_) cost += *shared_->cost(shape);

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "data/text_source.h"
+#include "data/options.h"
 #include "layers/options.h"
 #include "layers/recompute_policy.h"
 #include "parallel/parameter.h"
@@ -45,15 +45,6 @@ struct OptimizerOptions {
   OptimizerValues values;
   std::vector<OptimizerGroup> groups;
   bool operator==(const OptimizerOptions&) const = default;
-};
-
-struct DataOptions {
-  std::string path;
-  DocumentEnd documents = DocumentEnd::kFile;
-  int64_t seq_len = 0;
-  bool packed = true;
-  double validation = 0;  // share held out
-  bool operator==(const DataOptions&) const = default;
 };
 
 enum class Precision { kFp64, kFp32, kBf16 };
@@ -107,6 +98,7 @@ struct RunOptions {
 };
 
 struct Options {
+  TokenizerOptions tokenizer;
   ModelOptions model;
   OptimizerOptions optimizer;
   DataOptions data;

@@ -71,7 +71,8 @@ ordered_json StepMetrics::object(const StepFacts& facts, const Census& census) c
   ordered_json metrics = {{"step", facts.step}, {"tokens", facts.step * facts.tokens_a_step}, {"loss", number(report.loss)}};
   if (facts.evaluation) {
     metrics["val_loss"] = number(facts.evaluation->loss());
-    metrics["val_bits_per_byte"] = number(facts.evaluation->bits_per_byte(facts.validation_bytes));
+    if (const auto bits = facts.evaluation->bits_per_byte()) metrics["val_bits_per_byte"] = number(*bits);
+    if (const auto accuracy = facts.evaluation->accuracy()) metrics["val_accuracy"] = number(*accuracy);
   }
   metrics["grad_norm"] = number(report.grad_norm);
   for (const auto& [kind, norm] : report.grad_norm_of) metrics[fmt::format("grad_norm/{}", name_of(kind))] = number(norm);

@@ -18,7 +18,6 @@ struct StepFacts {
   double seconds = 0;
   StepReport report{};
   std::optional<Evaluation> evaluation{};
-  int64_t validation_bytes = 0;
   std::optional<Health> health{};  // at the steps where it is asked for
 };
 

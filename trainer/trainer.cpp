@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "data/error.h"
-#include "data/hold_out.h"
 #include "kernels/ceilings/ceilings.h"
 #include "kernels/tensor/allocator.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
@@ -26,25 +25,19 @@ double peak_flops(const Options& options, const Group& world) {
   return world.sum(measure_ceilings().of(compute_dtype(options.train.precision)), "peak");
 }
 
-SplitDocuments load_agreed(const DataOptions& data, const Group& world) {
-  std::optional<SplitDocuments> documents;
-  agree(world, [&] { documents.emplace(load_documents(data)); });
-  return std::move(*documents);
+Dataset load_agreed(const Options& options, const Group& world) {
+  Dataset data;
+  agree(world, [&] { data = load_dataset(options.data, *make_tokenizer(options.tokenizer), options.train.seed); });
+  return data;
 }
 
 }  // namespace
 
-SplitDocuments load_documents(const DataOptions& data) {
-  const HoldOut split = hold_out(read_documents({.path = data.path, .documents = data.documents}), data.validation);
-  const ByteTokenizer tokenizer;
-  return {Documents(split.train, tokenizer), Documents(split.validation, tokenizer)};
-}
-
-Trainer::Trainer(const Config& config, const Group& world, StopSignals& signals, SplitDocuments documents)
+Trainer::Trainer(const Config& config, const Group& world, StopSignals& signals)
     : config_(config),
       options_(config.options),
       world_(world),
-      sequences_(std::move(documents.train), options_.train.seed, options_.data.seq_len, options_.data.packed),
+      data_(load_agreed(options_, world)),
       model_(options_, world, resolve_mesh(config, world.size())),
       optimizer_(options_.optimizer, model_.declarations(), model_.store(), options_.train.steps),
       train_step_(model_, optimizer_, {.clip = options_.train.clip, .skip_spikes = options_.train.skip_spikes}),
@@ -52,13 +45,8 @@ Trainer::Trainer(const Config& config, const Group& world, StopSignals& signals,
       checkpoints_(folder_.checkpoints(), options_.checkpoint, world_),
       metrics_(model_, optimizer_, {.rows = options_.train.batch, .length = options_.data.seq_len}, peak_flops(options_, world_)),
       signals_(signals) {
-  validation_bytes_ = documents.validation.tokens();
-  if (validation_bytes_ > 0) validation_.emplace(std::move(documents.validation), options_.data.seq_len, options_.data.packed);
   agree(world_, [this] { resume(); });
 }
-
-Trainer::Trainer(const Config& config, const Group& world, StopSignals& signals)
-    : Trainer(config, world, signals, load_agreed(config.options.data, world)) {}
 
 void Trainer::resume() {
   const std::string& how = options_.run.resume;
@@ -83,10 +71,10 @@ void Trainer::check_resumable(const CheckpointReader& reader, const std::string&
   const auto changes = changes_that_need_branch(parse_config(meta.config, folder, {}), config_);
   if (!changes.empty() && !branch)
     throw config_.error("run.resume", "{} differs in {}; run.resume=branch goes on all the same", folder, join(changes, ", "));
-  const std::string digest = fmt::format("{:016x}", sequences_.documents().digest());
+  const std::string digest = fmt::format("{:016x}", data_.train->digest());
   if (!branch && meta.notes.at("data") != digest)
-    throw DataError(fmt::format("{}: is not the text that {} was trained on (digest {}, then {}); run.resume=branch goes on all the same",
-                                options_.data.path, folder, digest, meta.notes.at("data")));
+    throw DataError(fmt::format("data.source: is not what {} was trained on (digest {}, then {}); run.resume=branch goes on all the same",
+                                folder, digest, meta.notes.at("data")));
   if (meta.step > options_.train.steps)
     throw config_.error("train.steps", "expected at least the {} steps of {}, given {}", meta.step, folder, options_.train.steps);
 }
@@ -108,9 +96,12 @@ void Trainer::run() {
 
 void Trainer::train() {
   Progress progress(step_, options_.train.steps);
+  const BatchPlan plan{options_.train.batch, options_.train.micro_batch, options_.parallel.context_runs};
+  const auto sequence = [this](int64_t i) { return data_.train->at(i); };
+  BatchLoader loader([&](int64_t step) { return make_batches(sequence, step, plan, model_.mesh()); }, step_, options_.train.steps);
   while (!finished()) {
     Timeline* const timeline = traced();
-    const int stop = train_one_step(progress, timeline);
+    const int stop = train_one_step(progress, loader, timeline);
     if (timeline && (stop || finished() || !traced())) write_trace();
     if (stop && !finished())
       throw Error(stop, fmt::format("step {} of {}: told to stop, saved; the same command goes on from here", step_, options_.train.steps),
@@ -119,15 +110,14 @@ void Trainer::train() {
 }
 
 // With all that hangs on it. Returns the exit code of a run that is to stop, else 0.
-int Trainer::train_one_step(Progress& progress, Timeline* timeline) {
+int Trainer::train_one_step(Progress& progress, BatchLoader& loader, Timeline* timeline) {
   std::optional<Recording> recording;
   if (timeline) recording.emplace(*timeline);
-  StepFacts facts = timed_step();
+  StepFacts facts = timed_step(loader);
   {
     const Phase phase("evaluation");
     facts.evaluation = evaluate_if_due();
   }
-  facts.validation_bytes = validation_bytes_;
   const int stop = meet(facts);
   if (leader()) show(progress, facts);
   const Phase phase("save");
@@ -151,13 +141,13 @@ void Trainer::write_trace() {
   timeline_.reset();
 }
 
-StepFacts Trainer::timed_step() {
+StepFacts Trainer::timed_step(BatchLoader& loader) {
   const Phase phase("step");
   const auto begun = Clock::now();
   StepFacts facts{.tokens_a_step = options_.train.batch * options_.data.seq_len};
   const int64_t every = options_.train.health_every;
   if (every > 0 && (step_ + 1) % every == 0) facts.health.emplace();
-  facts.report = step(facts.health ? &*facts.health : nullptr);
+  facts.report = step(loader.next(), facts.health ? &*facts.health : nullptr);
   facts.step = step_;
   facts.seconds = std::chrono::duration<double>(Clock::now() - begun).count();
   return facts;
@@ -180,13 +170,13 @@ void Trainer::begin() {
   if (!leader()) return;
   folder_.begin(config_.resolved, world_.size(), step_);
   log_to_file(folder_.log());
-  spdlog::info("{}: {} parameters on this rank, {} train and {} validation tokens, from step {}", folder_.path(),
-               model_.store().master().numel(), sequences_.documents().tokens(), validation_bytes_, step_);
+  spdlog::info("{}: {} parameters on this rank, {} train tokens, {} validation rows, from step {}", folder_.path(),
+               model_.store().master().numel(), data_.train->tokens(), data_.validation ? data_.validation->count() : 0, step_);
 }
 
 std::optional<Evaluation> Trainer::evaluate_if_due() const {
-  if (!validation_ || !(finished() || due(options_.train.eval_every))) return std::nullopt;
-  return evaluate(model_, *validation_, options_.train.micro_batch);
+  if (!data_.validation || !(finished() || due(options_.train.eval_every))) return std::nullopt;
+  return evaluate(model_, data_, options_.train.micro_batch);
 }
 
 void Trainer::show(Progress& progress, const StepFacts& facts) const {
@@ -195,15 +185,11 @@ void Trainer::show(Progress& progress, const StepFacts& facts) const {
                  .grad_norm = facts.report.grad_norm,
                  .tokens_per_second = static_cast<double>(facts.tokens_a_step) / facts.seconds,
                  .memory_bytes = Allocator::host().stats().peak});
-  if (facts.evaluation)
-    spdlog::info("step {}: val_loss {:.4f}, {:.4f} bits per byte", step_, facts.evaluation->loss(),
-                 facts.evaluation->bits_per_byte(validation_bytes_));
+  if (facts.evaluation) spdlog::info("step {}: {}", step_, facts.evaluation->describe());
 }
 
-StepReport Trainer::step(Health* health) {
-  const BatchPlan plan{options_.train.batch, options_.train.micro_batch, options_.parallel.context_runs};
-  const auto sequence = [this](int64_t i) { return sequences_.at(i); };
-  const StepReport report = train_step_.run(step_, make_batches(sequence, step_, plan, model_.mesh()), health);
+StepReport Trainer::step(const std::vector<Microbatch>& batches, Health* health) {
+  const StepReport report = train_step_.run(step_, batches, health);
   skipped_in_a_row_ = report.skipped ? skipped_in_a_row_ + 1 : 0;
   ++step_;
   if (report.skipped && leader())
@@ -224,7 +210,7 @@ CheckpointMeta Trainer::meta() {
       .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
                           model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
       .version = ROPEWALK_VERSION,
-      .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", sequences_.documents().digest())}}};
+      .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", data_.train->digest())}}};
   if (train_step_.spikes()) meta.notes["spikes"] = train_step_.spikes()->state();
   return meta;
 }

@@ -1,7 +1,8 @@
 // The training run: data, model, optimizer, loop, checkpoints.
 #pragma once
 
-#include "data/sequence_index.h"
+#include "data/dataset.h"
+#include "trainer/batch_loader.h"
 #include "trainer/checkpoints.h"
 #include "trainer/config/config.h"
 #include "trainer/evaluate.h"
@@ -13,12 +14,6 @@
 
 namespace ropewalk {
 
-// The documents of a run's source, those held out apart.
-struct SplitDocuments {
-  Documents train, validation;
-};
-SplitDocuments load_documents(const DataOptions& data);
-
 class Trainer {
  public:
   // Collective. Reads the data, builds the model and, where there is something to resume, loads it; writes nothing yet.
@@ -28,13 +23,12 @@ class Trainer {
   void run();
 
  private:
-  Trainer(const Config& config, const Group& world, StopSignals& signals, SplitDocuments documents);
   void resume();
   void check_resumable(const CheckpointReader& reader, const std::string& folder) const;
   void begin();
-  StepFacts timed_step();
-  StepReport step(Health* health);
-  int train_one_step(Progress& progress, Timeline* timeline);
+  StepFacts timed_step(BatchLoader& loader);
+  StepReport step(const std::vector<Microbatch>& batches, Health* health);
+  int train_one_step(Progress& progress, BatchLoader& loader, Timeline* timeline);
   Timeline* traced();
   void write_trace();
   std::optional<Evaluation> evaluate_if_due() const;
@@ -49,9 +43,7 @@ class Trainer {
   Config config_;
   Options options_;
   Group world_;
-  SequenceIndex sequences_;
-  std::optional<ValidationRows> validation_;  // none where nothing is held out
-  int64_t validation_bytes_ = 0;
+  Dataset data_;
   RankModel model_;
   Optimizer optimizer_;
   TrainStep train_step_;

@@ -136,9 +136,8 @@ class Tape {
     Vars inputs;  // without their tensors: only where gradients go
     int outputs = 0;
     Rule rule;
-    Tensors grads;          // by output
-    std::vector<bool> own;  // grads[i] is a tensor of our own, so it may be added to in place
-    double bytes = 0;       // that backward has to read and write at least, where a timeline is recorded
+    Tensors grads;     // by output
+    double bytes = 0;  // that backward has to read and write at least, where a timeline is recorded
   };
   struct Deferred {
     const char* op;
