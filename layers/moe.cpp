@@ -2,6 +2,7 @@
 
 #include "kernels/experts/experts.h"
 #include "kernels/linear/linear.h"
+#include "kernels/router_logits/router_logits.h"
 #include "kernels/row_gate/row_gate.h"
 #include "kernels/sinkhorn/sinkhorn.h"
 #include "kernels/views/views.h"
@@ -35,15 +36,16 @@ Moe::Moe(const MoeOptions& options, const Widths& widths) : options_(options), w
 
 void Moe::declare(Declarations& declarations, const std::string& name) {
   const int64_t experts = options_.experts, hidden = options_.hidden, input = widths_.input;
-  const auto part = [&](const std::string& part_name, const Shape& shape, Role role, const Init& init) {
+  const auto part = [&](const std::string& part_name, const Shape& shape, Role role, const Init& init, double active = 1) {
     return declarations.declare(
-        ParameterSpec{.name = name + "." + part_name, .shape = shape, .kind = Kind::kMoe, .role = role, .init = init});
+        ParameterSpec{.name = name + "." + part_name, .shape = shape, .kind = Kind::kMoe, .role = role, .init = init, .active = active});
   };
+  const double chosen = static_cast<double>(options_.router.top_k) / static_cast<double>(experts);
   router_ = part("router", {experts, input}, Role::kRouter, linear_init(input));
   if (options_.router_bias) router_bias_ = part("router_bias", {experts}, Role::kRouterBias, {});
-  up_ = options_.gated ? part("experts.gate_up", {experts, 2, hidden, input}, Role::kWeight, linear_init(input))
-                       : part("experts.up", {experts, hidden, input}, Role::kWeight, linear_init(input));
-  down_ = part("experts.down", {experts, widths_.output, hidden}, Role::kWeight, linear_init(hidden, widths_.output_scale));
+  up_ = options_.gated ? part("experts.gate_up", {experts, 2, hidden, input}, Role::kWeight, linear_init(input), chosen)
+                       : part("experts.up", {experts, hidden, input}, Role::kWeight, linear_init(input), chosen);
+  down_ = part("experts.down", {experts, widths_.output, hidden}, Role::kWeight, linear_init(hidden, widths_.output_scale), chosen);
   if (shared_) shared_->declare(declarations, name + ".shared");
   if (options_.shared && options_.shared->gated) shared_gate_ = part("shared_gate", {1, input}, Role::kWeight, linear_init(input));
 
