@@ -1,5 +1,8 @@
-// Grouped-query causal attention with optional rotary positions and sliding window. It may publish its keys and values, or use an earlier
-// layer's and project none of its own.
+// Grouped-query causal attention:
+//   q, k, v, gate = parts of qkv u (+ bias);  q, k <- rope(rms_norm(q, k) by head);  y = attention(q, k, v);  out_proj(y sigmoid(gate)) (+
+//   bias)
+// where norm, rope, window, gate and biases are options. It may publish its keys and values, or use an earlier layer's and project none of
+// its own.
 #pragma once
 
 #include "layers/options.h"
@@ -15,7 +18,7 @@ struct KeyValueSharing {
 
 class Attention : public SubLayer {
  public:
-  Attention(const AttentionBlockOptions& options, const Widths& widths, const KeyValueSharing& sharing, const TensorParallel& tp);
+  Attention(const AttentionBlockOptions& options, const BuildContext& build, const KeyValueSharing& sharing, const TensorParallel& tp);
 
   const char* kind() const override { return "attention"; }
   void declare(Declarations& declarations, const std::string& name) override;
@@ -26,16 +29,23 @@ class Attention : public SubLayer {
  private:
   struct Projected {
     Var q_BSHP, k_BSKP, v_BSKP;
+    Var gate_BSI;  // where there is an output gate
+  };
+  // A head's worth of options for q and for k.
+  struct Side {
+    Var bias, norm_weight;
   };
   Projected project(const Var& x_BSD, Carry& carry, const Context& ctx) const;
-  Var rotate(const Var& x_BSHP, const Context& ctx) const;
+  Var heads_of(const Var& x_BSI, const Side& side, const Context& ctx) const;
+  double score_scale() const;
 
   AttentionBlockOptions options_;
-  Widths widths_;
+  BuildContext build_;
   KeyValueSharing sharing_;
   TensorParallel tp_;
   int64_t heads_, kv_heads_;  // on this rank
-  Var qkv_, out_proj_;
+  Var qkv_, v_bias_, out_proj_, out_bias_;
+  Side q_, k_;
 };
 
 }  // namespace ropewalk

@@ -1,9 +1,9 @@
 #include "layers/build_stack.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "layers/attention.h"
+#include "layers/mamba1.h"
 #include "layers/mamba2.h"
 #include "layers/mlp.h"
 #include "layers/moe.h"
@@ -49,6 +49,8 @@ class Builder {
     return CallSite(core, {.name = site_name,
                            .d_model = options_.d_model,
                            .concat_embedding = concat,
+                           .norm = options_.norm,
+                           .residual_scale = options_.scales.residual,
                            .recompute = recompute_,
                            .core_name = shared ? fmt::format("shared.{}.{}", shared->name, kind) : site_name});
   }
@@ -70,26 +72,33 @@ class Builder {
   }
 
   std::unique_ptr<SubLayer> make(const std::string& block, int layer, bool concat) const {
-    const Widths widths{.input = concat ? 2 * options_.d_model : options_.d_model,
-                        .output = options_.d_model,
-                        .output_scale = 1 / std::sqrt(static_cast<double>(sub_layers_))};
-    return std::visit([&](const auto& chosen) { return make(chosen, layer, widths); }, options_.blocks.at(block));
+    const BuildContext build{.input = concat ? 2 * options_.d_model : options_.d_model,
+                             .output = options_.d_model,
+                             .sub_layers = sub_layers_,
+                             .norm = options_.norm,
+                             .init = options_.init};
+    return std::visit([&](const auto& chosen) { return make(chosen, layer, build); }, options_.blocks.at(block));
   }
-  std::unique_ptr<SubLayer> make(const Mamba2Options& block, int, const Widths& widths) const {
-    return std::make_unique<Mamba2>(block, widths, tp_);
+  std::unique_ptr<SubLayer> make(const Mamba1Options& block, int, const BuildContext& build) const {
+    return std::make_unique<Mamba1>(block, build);
   }
-  std::unique_ptr<SubLayer> make(const AttentionBlockOptions& block, int layer, const Widths& widths) const {
-    return std::make_unique<Attention>(block, widths, key_values(layer), tp_);
+  std::unique_ptr<SubLayer> make(const Mamba2Options& block, int, const BuildContext& build) const {
+    return std::make_unique<Mamba2>(block, build, tp_);
   }
-  std::unique_ptr<SubLayer> make(const MlpOptions& block, int, const Widths& widths) const {
-    return std::make_unique<Mlp>(block, widths, tp_);
+  std::unique_ptr<SubLayer> make(const AttentionBlockOptions& block, int layer, const BuildContext& build) const {
+    return std::make_unique<Attention>(block, build, key_values(layer), tp_);
   }
-  std::unique_ptr<SubLayer> make(const MoeOptions& block, int, const Widths& widths) const { return std::make_unique<Moe>(block, widths); }
-  std::unique_ptr<SubLayer> make(const ParallelOptions& block, int layer, const Widths& widths) const {
+  std::unique_ptr<SubLayer> make(const MlpOptions& block, int, const BuildContext& build) const {
+    return std::make_unique<Mlp>(block, build, tp_);
+  }
+  std::unique_ptr<SubLayer> make(const MoeOptions& block, int, const BuildContext& build) const {
+    return std::make_unique<Moe>(block, build);
+  }
+  std::unique_ptr<SubLayer> make(const ParallelOptions& block, int layer, const BuildContext& build) const {
     std::vector<std::unique_ptr<SubLayer>> branches;
     for (const std::string& name : block.branches)
-      branches.push_back(std::visit([&](const auto& branch) { return make(branch, layer, widths); }, options_.blocks.at(name)));
-    return std::make_unique<ParallelMixers>(block.combine, std::move(branches));
+      branches.push_back(std::visit([&](const auto& branch) { return make(branch, layer, build); }, options_.blocks.at(name)));
+    return std::make_unique<ParallelMixers>(block, build, std::move(branches));
   }
 
   const ModelOptions& options_;

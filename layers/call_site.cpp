@@ -1,14 +1,9 @@
 #include "layers/call_site.h"
 
-#include "kernels/rms_norm/rms_norm.h"
 #include "kernels/views/views.h"
 #include "kernels/weighted_sum/weighted_sum.h"
 
 namespace ropewalk {
-namespace {
-constexpr double kNormEps = 1e-5;
-
-}  // namespace
 
 Ports CallSite::ports() const {
   Ports ports = core_->ports();
@@ -19,18 +14,12 @@ Ports CallSite::ports() const {
 void CallSite::declare(Declarations& declarations) {
   core_->declare(declarations, options_.core_name);
   const int64_t width = options_.concat_embedding ? 2 * options_.d_model : options_.d_model;
-  norm_weight_ = declarations.declare({.name = options_.name + ".input_norm",
-                                       .shape = {width},
-                                       .kind = Kind::kStack,
-                                       .role = Role::kNorm,
-                                       .init = {Init::kConstant, 1},
-                                       .split = {},
-                                       .owed_over_tensor = declarations.sequence_parallel()});
+  norm_.declare(declarations, options_.name + ".input_norm", width);
 }
 
 Var CallSite::normed(const Carry& carry, const Context& ctx) const {
-  if (!options_.concat_embedding) return rms_norm(carry.x, norm_weight_, kNormEps, ctx.dtype);
-  return rms_norm(concat_last({carry.x, carry.shared.at(kEmbeddingSlot).front()}), norm_weight_, kNormEps, ctx.dtype);
+  if (!options_.concat_embedding) return norm_(carry.x, ctx.dtype);
+  return norm_(concat_last({carry.x, carry.shared.at(kEmbeddingSlot).front()}), ctx.dtype);
 }
 
 Carry CallSite::forward(Carry carry, const Context& ctx) const {
@@ -42,7 +31,7 @@ Carry CallSite::forward(Carry carry, const Context& ctx) const {
     Carry inner{.x = in[0], .shared = {}, .losses = {}};
     unflatten(in, ports.reads, inner);
     const Var branch = core_->forward(normed(inner, here), inner, here);
-    inner.x = add(inner.x, branch);
+    inner.x = weighted_sum({inner.x, branch}, {1, options_.residual_scale});
     Vars out = flatten(inner, ports.writes);
     out.insert(out.end(), inner.losses.begin(), inner.losses.end());
     return out;

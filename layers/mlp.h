@@ -1,4 +1,4 @@
-// The gated feed-forward: down(silu(gate(u)) * up(u)) (SwiGLU, Shazeer 2020).
+// The feed-forward: gated, down(act(gate(u)) * up(u)) (SwiGLU and its kin, Shazeer 2020), or plain, down(act(up(u))).
 #pragma once
 
 #include "layers/options.h"
@@ -9,7 +9,9 @@ namespace ropewalk {
 
 class Mlp : public SubLayer {
  public:
-  Mlp(const MlpOptions& options, const Widths& widths, const TensorParallel& tp) : options_(options), widths_(widths), tp_(tp) {}
+  // `owner`: of its parameters, where it is a part of another sub-layer.
+  Mlp(const MlpOptions& options, const BuildContext& build, const TensorParallel& tp, Kind owner = Kind::kMlp)
+      : options_(options), build_(build), tp_(tp), owner_(owner) {}
 
   const char* kind() const override { return "mlp"; }
   void declare(Declarations& declarations, const std::string& name) override;
@@ -17,10 +19,13 @@ class Mlp : public SubLayer {
   std::vector<State> make_states(int64_t, int64_t, DType) const override { return {}; }
 
  private:
+  Var activated(const Var& up_BSF) const;
+
   MlpOptions options_;
-  Widths widths_;
+  BuildContext build_;
   TensorParallel tp_;
-  Var gate_up_, down_;
+  Kind owner_;
+  Var up_, up_bias_, down_, down_bias_;  // `up` with the gate above it where there is one
 };
 
 }  // namespace ropewalk

@@ -4,17 +4,16 @@
 
 #include "kernels/embedding/embedding.h"
 #include "kernels/linear/linear.h"
-#include "kernels/rms_norm/rms_norm.h"
+#include "kernels/weighted_sum/weighted_sum.h"
 #include "layers/build_stack.h"
 
 namespace ropewalk {
-namespace {
-constexpr double kNormEps = 1e-5;
-constexpr double kEmbeddingStd = 0.02;
-}  // namespace
 
 HybridModel::HybridModel(const ModelOptions& options, const ModelPlacement& placement)
-    : options_(options), placement_(placement), sites_(build_stack(options, placement.tp, placement.recompute)) {
+    : options_(options),
+      placement_(placement),
+      sites_(build_stack(options, placement.tp, placement.recompute)),
+      final_norm_(options.final_norm) {
   int states = 0;
   for (const CallSite& site : sites_) {
     first_state_.push_back(states);
@@ -33,26 +32,21 @@ HybridModel::Range HybridModel::sites_of(int stage) const {
 }
 
 void HybridModel::declare(Declarations& declarations) {
-  const auto rows = [&](const std::string& name, Kind kind) {
+  const auto rows = [&](const std::string& name, Kind kind, double std) {
     return ParameterSpec{.name = name,
                          .shape = {options_.vocabulary, options_.d_model},
                          .kind = kind,
-                         .init = {Init::kNormal, kEmbeddingStd},
+                         .init = {Init::kNormal, std},
                          .split = ropewalk::Split{0, options_.vocabulary}};
   };
+  const ParameterSpec embedding = rows("embedding", Kind::kEmbedding, options_.init.embedding_std);
   for (int stage = 0; stage < placement_.stages; ++stage) {
     declarations.enter_stage(stage);
-    if (stage == 0) embedding_ = declarations.declare(rows("embedding", Kind::kEmbedding));
+    if (stage == 0) embedding_ = declarations.declare(embedding);
     for (size_t i = sites_of(stage).begin; i < sites_of(stage).end; ++i) sites_[i].declare(declarations);
     if (stage + 1 < placement_.stages) continue;
-    final_norm_ = declarations.declare({.name = "final_norm",
-                                        .shape = {options_.d_model},
-                                        .kind = Kind::kStack,
-                                        .role = Role::kNorm,
-                                        .init = {Init::kConstant, 1},
-                                        .split = {},
-                                        .owed_over_tensor = declarations.sequence_parallel()});
-    head_ = declarations.declare(options_.tie_embeddings ? rows("embedding", Kind::kEmbedding) : rows("head", Kind::kHead));
+    final_norm_.declare(declarations, "final_norm", options_.d_model);
+    head_ = declarations.declare(options_.tie_embeddings ? embedding : rows("head", Kind::kHead, options_.init.std));
   }
 }
 
@@ -73,7 +67,7 @@ Ports HybridModel::ports() const {
 
 Carry HybridModel::embed(Carry carry) const {
   const bool read = !live_before_[0].empty();
-  carry.x = tp_leave(embedding(carry.x, embedding_, first_row_, placement_.residual), placement_.tp);
+  carry.x = scaled(tp_leave(embedding(carry.x, embedding_, first_row_, placement_.residual), placement_.tp), options_.scales.embed);
   if (read) carry.shared[kEmbeddingSlot] = {carry.x};
   return carry;
 }
@@ -88,11 +82,10 @@ Carry HybridModel::run_sites(Carry carry, const Context& ctx) const {
   return carry;
 }
 
-Var HybridModel::final_norm(const Var& x, const Context& ctx) const { return rms_norm(x, final_norm_, kNormEps, ctx.dtype); }
-
 Var HybridModel::head_loss(const Var& x, const Context& ctx) const {
   const Tensor& targets = ctx.batch.targets_BS;
-  const HeadScores scores = head_scores(tp_enter(final_norm(x, ctx), placement_.tp), head_, targets, first_row_);
+  const Var normed = tp_enter(final_norm_(x, ctx.dtype), placement_.tp);
+  const HeadScores scores = head_scores(normed, head_, targets, first_row_, options_.scales.logits);
   return cross_entropy(tp_vocabulary_sum(scores, placement_.tp), targets);
 }
 
@@ -113,7 +106,8 @@ std::vector<State> HybridModel::make_states(int64_t batch, int64_t capacity, DTy
 Tensor HybridModel::next_logits(const Tensor& tokens_BS, const Context& ctx) const {
   const Carry carry = run_sites(embed({.x = Var(tokens_BS), .shared = {}, .losses = {}}), ctx);
   const Var last_BD = carry.x.data().select(1, carry.x.dim(1) - 1);
-  return linear(final_norm(last_BD, ctx), head_).data().to(wide(ctx.dtype));
+  const Var logits = linear(final_norm_(last_BD, ctx.dtype), head_).data().to(wide(ctx.dtype));
+  return scaled(logits, options_.scales.logits).data();
 }
 
 }  // namespace ropewalk

@@ -41,7 +41,6 @@ class HybridModel : public Stage {
   bool last() const { return placement_.stage + 1 == placement_.stages; }
   Carry embed(Carry carry) const;
   Carry run_sites(Carry carry, const Context& ctx) const;
-  Var final_norm(const Var& x, const Context& ctx) const;
   Var head_loss(const Var& x, const Context& ctx) const;
 
   ModelOptions options_;
@@ -50,7 +49,8 @@ class HybridModel : public Stage {
   std::vector<int> first_state_;                // by call site
   std::vector<std::vector<Slot>> live_before_;  // by call site and behind the last: slots written before it that it or a later one reads
   int64_t first_row_;                           // of the vocabulary on this rank
-  Var embedding_, final_norm_, head_;
+  Norm final_norm_;
+  Var embedding_, head_;
 };
 
 }  // namespace ropewalk

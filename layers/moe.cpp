@@ -30,24 +30,27 @@ void balance(const Tensor& bias, const Tensor& load, double rate) {
 
 }  // namespace
 
-Moe::Moe(const MoeOptions& options, const Widths& widths) : options_(options), widths_(widths) {
-  if (options.shared) shared_.emplace(MlpOptions{.hidden = options.shared->hidden}, widths, TensorParallel{});
+Moe::Moe(const MoeOptions& options, const BuildContext& build) : options_(options), build_(build) {
+  if (!options.shared) return;
+  shared_.emplace(MlpOptions{.hidden = options.shared->hidden, .act = options.act, .gated = options.gated}, build, TensorParallel{},
+                  Kind::kMoe);
 }
 
 void Moe::declare(Declarations& declarations, const std::string& name) {
-  const int64_t experts = options_.experts, hidden = options_.hidden, input = widths_.input;
+  const int64_t experts = options_.experts, hidden = options_.hidden, input = build_.input;
   const auto part = [&](const std::string& part_name, const Shape& shape, Role role, const Init& init, double active = 1) {
     return declarations.declare(
         ParameterSpec{.name = name + "." + part_name, .shape = shape, .kind = Kind::kMoe, .role = role, .init = init, .active = active});
   };
   const double chosen = static_cast<double>(options_.router.top_k) / static_cast<double>(experts);
-  router_ = part("router", {experts, input}, Role::kRouter, linear_init(input));
+  const Init in = build_.linear_init(input), out = build_.output_init(hidden);
+  router_ = part("router", {experts, input}, Role::kRouter, in);
   if (options_.router_bias) router_bias_ = part("router_bias", {experts}, Role::kRouterBias, {});
-  up_ = options_.gated ? part("experts.gate_up", {experts, 2, hidden, input}, Role::kWeight, linear_init(input), chosen)
-                       : part("experts.up", {experts, hidden, input}, Role::kWeight, linear_init(input), chosen);
-  down_ = part("experts.down", {experts, widths_.output, hidden}, Role::kWeight, linear_init(hidden, widths_.output_scale), chosen);
+  up_ = options_.gated ? part("experts.gate_up", {experts, 2, hidden, input}, Role::kWeight, in, chosen)
+                       : part("experts.up", {experts, hidden, input}, Role::kWeight, in, chosen);
+  down_ = part("experts.down", {experts, build_.output, hidden}, Role::kWeight, out, chosen);
   if (shared_) shared_->declare(declarations, name + ".shared");
-  if (options_.shared && options_.shared->gated) shared_gate_ = part("shared_gate", {1, input}, Role::kWeight, linear_init(input));
+  if (options_.shared && options_.shared->gated) shared_gate_ = part("shared_gate", {1, input}, Role::kWeight, in);
 
   load_ = declarations.declare_tally(name + ".load", experts);
   if (options_.router.type != RouterType::kSigmoidBias) return;

@@ -15,7 +15,7 @@ namespace ropewalk {
 
 class Moe : public SubLayer {
  public:
-  Moe(const MoeOptions& options, const Widths& widths);
+  Moe(const MoeOptions& options, const BuildContext& build);
 
   const char* kind() const override { return "moe"; }
   void declare(Declarations& declarations, const std::string& name) override;
@@ -28,7 +28,7 @@ class Moe : public SubLayer {
   Var mix(const Var& u_BSD, const Routing& routing) const;
 
   MoeOptions options_;
-  Widths widths_;
+  BuildContext build_;
   std::optional<Mlp> shared_;
   Var router_, router_bias_, up_, down_, shared_gate_;  // `up` with the gate before it where there is one
   std::shared_ptr<Tally> load_;

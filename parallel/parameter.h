@@ -32,6 +32,7 @@ struct Init {
     kUniform,          // U(a, b)
     kNormal,           // N(0, a^2)
     kLogOfUniform,     // log U(a, b): A_log
+    kLogOfColumn,      // log(1 + i), i the index in the last dim: Mamba-1's A_log
     kInverseSoftplus,  // softplus^-1 of e^U(log a, log b): dt_bias
   } type = kConstant;
   double a = 0, b = 0;

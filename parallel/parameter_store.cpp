@@ -9,12 +9,13 @@
 namespace ropewalk {
 namespace {
 
-double draw(const Init& init, const Philox& random, uint64_t index) {
+double draw(const Init& init, const Philox& random, uint64_t index, int64_t column) {
   switch (init.type) {
     case Init::kConstant: return init.a;
     case Init::kUniform: return init.a + (init.b - init.a) * random.uniform(index);
     case Init::kNormal: return init.a * random.normal(index);
     case Init::kLogOfUniform: return std::log(init.a + (init.b - init.a) * random.uniform(index));
+    case Init::kLogOfColumn: return std::log1p(static_cast<double>(column));
     case Init::kInverseSoftplus: {
       const double y = std::exp(std::log(init.a) + (std::log(init.b) - std::log(init.a)) * random.uniform(index));
       return y + std::log(-std::expm1(-y));
@@ -96,7 +97,8 @@ void ParameterStore::initialise(const PlacedPart& part, uint64_t seed) const {
       }
       const int64_t first = global_row * global_width + part.start[-1];
       for (int64_t i = 0; i < width; ++i)
-        target[row * width + i] = static_cast<T>(static_cast<Wide<T>>(draw(part.spec.init, random, static_cast<uint64_t>(first + i))));
+        target[row * width + i] =
+            static_cast<T>(static_cast<Wide<T>>(draw(part.spec.init, random, static_cast<uint64_t>(first + i), part.start[-1] + i)));
     });
   });
 }

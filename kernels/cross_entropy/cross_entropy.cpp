@@ -2,7 +2,7 @@
 
 namespace ropewalk {
 
-HeadScores head_scores(const Var& x, const Var& weight, const Tensor& target, int64_t first_row) {
+HeadScores head_scores(const Var& x, const Var& weight, const Tensor& target, int64_t first_row, double logit_scale) {
   expect(is_rows(x.data()), "head_scores: x: expected rows [.., D] of one stride, given {}", x.shape());
   expect(weight.data().rank() == 2 && weight.dim(1) == x.dim(-1) && weight.dtype() == x.dtype(),
          "head_scores: weight: expected {} [*, {}] (last dim of x {}), given {} {}", x.dtype(), x.dim(-1), x.shape(), weight.dtype(),
@@ -16,8 +16,9 @@ HeadScores head_scores(const Var& x, const Var& weight, const Tensor& target, in
                                                   .x = x.data(),
                                                   .weight = weight.data(),
                                                   .target = targets,
-                                                  .first_row = first_row});
-  const auto rule = [x = x.data(), weight, targets, log_sum_exp, first_row](Backprop& b) {
+                                                  .first_row = first_row,
+                                                  .logit_scale = logit_scale});
+  const auto rule = [x = x.data(), weight, targets, log_sum_exp, first_row, logit_scale](Backprop& b) {
     if (!b.wanted(0) && !b.wanted(1)) return;
     const auto packed = [&](const Tensor& dy) { return dy ? dy.packed() : zeros_like(log_sum_exp); };
     const Tensor dx = b.wanted(0) ? empty_like(x) : Tensor();
@@ -29,7 +30,8 @@ HeadScores head_scores(const Var& x, const Var& weight, const Tensor& target, in
                                           .weight = weight.data(),
                                           .target = targets,
                                           .log_sum_exp = log_sum_exp,
-                                          .first_row = first_row});
+                                          .first_row = first_row,
+                                          .logit_scale = logit_scale});
     b.give(0, dx);
   };
   const Vars scores = record("head_scores", {x, weight}, Tensors{log_sum_exp, target_logit}, rule);

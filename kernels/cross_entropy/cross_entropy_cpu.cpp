@@ -40,6 +40,11 @@ void scaled_softmax(int64_t n, W* logits, W log_sum_exp, W scale) {
   for (int64_t v = 0; v < n; ++v) logits[v] = fast_exp(logits[v] - log_sum_exp) * scale;
 }
 
+template <class W>
+void scale_row(int64_t n, W* logits, W factor) {
+  for (int64_t v = 0; v < n; ++v) logits[v] *= factor;
+}
+
 template <class To, class From>
 void convert_row(int64_t n, const From* from, To* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = To(from[i]);
@@ -100,12 +105,14 @@ void run(const HeadScoresForward& args) {
   args.target_logit.fill(0);
   W *log_sum_exp = args.log_sum_exp.data<W>(), *target_logit = args.target_logit.data<W>();
   const int64_t* target = args.target.data<int64_t>();
+  const W scale = static_cast<W>(args.logit_scale);
   for_each_token_block<T>(args.x, args.target, [&](std::span<const int64_t> tokens, const Tensor& x) {
     std::vector<OnlineSum<W>> sums(tokens.size());
     for_each_row_block(x, args.weight, [&](int64_t first, const Tensor&, const Tensor& logits) {
       const auto block = rows_of<W>(logits);
       parallel_ranges(block.count, kTokensATask, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
+          if (scale != 1) vectorized<scale_row<W>>(block.width, block[i], scale);
           sums[i].add(block.width, block[i]);
           const int64_t row = target[tokens[i]] - args.first_row - first;
           if (row >= 0 && row < block.width) target_logit[tokens[i]] = block[i][row];
@@ -116,21 +123,23 @@ void run(const HeadScoresForward& args) {
   });
 }
 
-// Turns a block of logits into the gradients of its logits, in the dtype of x. `first` is the block's first row of weight.
+// Turns a block of x . weight into its gradients, in the dtype of x. `first` is the block's first row of weight.
 template <class T>
 Tensor logit_gradients(const HeadScoresBackward& args, std::span<const int64_t> tokens, int64_t first, const Tensor& logits) {
   using W = Wide<T>;
   const W *log_sum_exp = args.log_sum_exp.data<W>(), *d_log_sum_exp = args.d_log_sum_exp.data<W>();
   const W* d_target_logit = args.d_target_logit.data<W>();
   const int64_t* target = args.target.data<int64_t>();
+  const W scale = static_cast<W>(args.logit_scale);
   const auto block = rows_of<W>(logits);
   const Tensor result = std::is_same_v<T, W> ? logits : Tensor::empty(logits.shape(), dtype_of<T>());
   T* rounded = result.data<T>();
   parallel_ranges(block.count, kTokensATask, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t token = tokens[i], row = target[token] - args.first_row - first;
-      vectorized<scaled_softmax<W>>(block.width, block[i], log_sum_exp[token], d_log_sum_exp[token]);
-      if (row >= 0 && row < block.width) block[i][row] += d_target_logit[token];
+      if (scale != 1) vectorized<scale_row<W>>(block.width, block[i], scale);
+      vectorized<scaled_softmax<W>>(block.width, block[i], log_sum_exp[token], scale * d_log_sum_exp[token]);
+      if (row >= 0 && row < block.width) block[i][row] += scale * d_target_logit[token];
       if constexpr (!std::is_same_v<T, W>) vectorized<convert_row<T, W>>(block.width, block[i], rounded + i * block.width);
     }
   });

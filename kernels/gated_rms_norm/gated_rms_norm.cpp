@@ -29,6 +29,19 @@ Var gated_square_sum(const Var& y, const Var& z, int64_t groups) {
   });
 }
 
+Var square_sum(const Var& y, int64_t groups) {
+  expect(is_rows(y.data()), "square_sum: y: expected rows [.., I] of one stride, given {}", y.shape());
+  expect(groups > 0 && y.dim(-1) % groups == 0, "square_sum: groups: expected a divisor of {} (last dim of y), given {}", y.dim(-1),
+         groups);
+  const Tensor sum = Tensor::empty(y.shape().with(-1, groups), wide(y.dtype()), y.data().device());
+  launch(sum.device(), SquareSumForward{.square_sum = sum, .y = y.data()});
+  return record("square_sum", {y}, sum, [y = y.data()](Backprop& b) {
+    const Tensor dy = empty_like(y);
+    launch(dy.device(), SquareSumBackward{.dy = dy, .d_square_sum = as_rows(b.dy(0)), .y = y});
+    b.give(0, dy);
+  });
+}
+
 Var gated_rms_norm(const Var& y, const Var& z, const Var& weight, const Var& square_sum, int64_t group_width, double eps) {
   expect_gated("gated_rms_norm", y.data(), z.data());
   const DType statistics = wide(y.dtype());

@@ -1,8 +1,10 @@
-// Mamba-2's gated norm (gate first): u = y * silu(z), out = u * weight / sqrt(mean over a group of u^2 + eps).
+// Mamba-2's gated norm: u = y * silu(z), out = u * weight / sqrt(s / group_width + eps), where s is over a group
+//   gate first   the sum of u^2: the norm of what is gated
+//   norm first   the sum of y^2: the norm of y, then gated
 //
 // A group may be wider than what this rank holds, so the op comes in two halves and the caller sums the middle over the ranks that
 // share a group:
-//   s   = gated_square_sum(y, z, groups)                         [.., groups], wide: sum of u^2 over each local group's channels
+//   s   = gated_square_sum(y, z, groups), or square_sum(y, groups)   [.., groups], wide: over each local group's channels
 //   out = gated_rms_norm(y, z, weight, s, group_width, eps)      group_width: channels of a whole group, on all its ranks
 // y, z [.., I] rows (z may be a slice of a fused projection), dtype T; weight [I] wide; out dtype T.
 // Both halves keep y and z and compute u again in backward.
@@ -13,6 +15,7 @@
 namespace ropewalk {
 
 Var gated_square_sum(const Var& y, const Var& z, int64_t groups);
+Var square_sum(const Var& y, int64_t groups);
 Var gated_rms_norm(const Var& y, const Var& z, const Var& weight, const Var& square_sum, int64_t group_width, double eps);
 
 struct GatedSquareSumForward {
@@ -23,6 +26,13 @@ struct GatedSquareSumForward {
 struct GatedSquareSumBackward {
   const Tensor &dy, &dz;
   const Tensor &d_square_sum, &y, &z;
+};
+struct SquareSumForward {
+  const Tensor &square_sum, &y;
+};
+// dy = 2 y d_square_sum.
+struct SquareSumBackward {
+  const Tensor &dy, &d_square_sum, &y;
 };
 struct GatedRmsNormForward {
   const Tensor& out;
@@ -40,6 +50,8 @@ struct GatedRmsNormBackward {
 };
 void launch(Cpu, const GatedSquareSumForward& args);
 void launch(Cpu, const GatedSquareSumBackward& args);
+void launch(Cpu, const SquareSumForward& args);
+void launch(Cpu, const SquareSumBackward& args);
 void launch(Cpu, const GatedRmsNormForward& args);
 void launch(Cpu, const GatedRmsNormBackward& args);
 

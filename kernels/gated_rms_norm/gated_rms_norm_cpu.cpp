@@ -45,6 +45,20 @@ void square_sum_backward(int64_t n, Wide<T> d_square_sum, const T* y, const T* z
 }
 
 template <class T>
+Wide<T> plain_square_sum(int64_t n, const T* y) {
+  Wide<T> sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += Wide<T>(y[i]) * Wide<T>(y[i]);
+  return sum;
+}
+
+template <class T>
+void plain_square_sum_backward(int64_t n, Wide<T> d_square_sum, const T* y, T* dy) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) store(dy + i, 2 * d_square_sum * Wide<T>(y[i]));
+}
+
+template <class T>
 void normalize(int64_t n, const T* y, const T* z, const Wide<T>* weight, Wide<T> r, T* out) {
   using W = Wide<T>;
   for (int64_t i = 0; i < n; ++i) out[i] = T(W(y[i]) * silu(W(z[i])) * weight[i] * r);
@@ -100,6 +114,28 @@ void run(const GatedSquareSumBackward& args) {
 }
 
 template <class T>
+void run(const SquareSumForward& args) {
+  const auto sum = rows_of<Wide<T>>(args.square_sum);
+  const auto y = rows_of<T>(args.y);
+  const int64_t n = y.width / sum.width;
+  parallel_ranges(sum.count, rows_a_task(y.width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t g = 0; g < sum.width; ++g) sum[row][g] = vectorized<plain_square_sum<T>>(n, y[row] + g * n);
+  });
+}
+
+template <class T>
+void run(const SquareSumBackward& args) {
+  const auto d_sum = rows_of<Wide<T>>(args.d_square_sum);
+  const auto y = rows_of<T>(args.y), dy = rows_of<T>(args.dy);
+  const int64_t n = y.width / d_sum.width;
+  parallel_ranges(d_sum.count, rows_a_task(y.width), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t c = 0; c < y.width; c += n) vectorized<plain_square_sum_backward<T>>(n, d_sum[row][c / n], y[row] + c, dy[row] + c);
+  });
+}
+
+template <class T>
 void run(const GatedRmsNormForward& args) {
   const auto sum = rows_of<Wide<T>>(args.square_sum);
   const auto y = rows_of<T>(args.y), z = rows_of<T>(args.z), out = rows_of<T>(args.out);
@@ -146,6 +182,8 @@ void dispatch(const Args& args) {
 
 void launch(Cpu, const GatedSquareSumForward& args) { dispatch(args); }
 void launch(Cpu, const GatedSquareSumBackward& args) { dispatch(args); }
+void launch(Cpu, const SquareSumForward& args) { dispatch(args); }
+void launch(Cpu, const SquareSumBackward& args) { dispatch(args); }
 void launch(Cpu, const GatedRmsNormForward& args) { dispatch(args); }
 void launch(Cpu, const GatedRmsNormBackward& args) { dispatch(args); }
 

@@ -1,5 +1,7 @@
 // y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps), over the last dim (Zhang & Sennrich 2019).
 // x [.., C] rows of any floating dtype; weight [C] in the wide type; y in dtype `out`; statistics in the wide type. Keeps x and rstd.
+// With `zero_centered` the factor is 1 + weight. Where weight is shorter, [P] with P dividing C, each P neighbouring channels are a row of
+// their own: heads side by side that share a weight.
 // fp64 stays among itself: x and y are both fp64 or neither is.
 #pragma once
 
@@ -7,10 +9,10 @@
 
 namespace ropewalk {
 
-Var rms_norm(const Var& x, const Var& weight, double eps, DType out);
+Var rms_norm(const Var& x, const Var& weight, double eps, DType out, bool zero_centered = false);
 
 struct RmsNormForward {
-  const Tensor &y, &rstd;  // rstd [..]
+  const Tensor &y, &rstd;  // rstd [.., C / P]
   const Tensor &x, &weight;
   double eps;
 };

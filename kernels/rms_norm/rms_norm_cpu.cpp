@@ -1,15 +1,13 @@
 #include <cmath>
 
 #include "kernels/rms_norm/rms_norm.h"
-#include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/row_sums.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
 namespace {
 
-constexpr int64_t kGrain = 1 << 14;   // elements a task
-constexpr int64_t kMaxPartials = 64;  // partial sums of dweight: their number follows from the shape alone
-constexpr int64_t kMinRows = 16;      // rows behind one partial
+constexpr int64_t kGrain = 1 << 14;  // elements a task
 
 template <class X>
 Wide<X> square_sum(int64_t n, const X* x) {
@@ -42,19 +40,22 @@ void add_weight_gradient(int64_t n, const Y* dy, const X* x, Wide<X> rstd, Wide<
   for (int64_t i = 0; i < n; ++i) dweight[i] += W(dy[i]) * W(x[i]) * rstd;
 }
 
+// A row is `heads` neighbouring stretches of the weight's width, each normalised alone.
 template <class X, class Y>
 void forward(const RmsNormForward& args) {
   using W = Wide<X>;
   const auto x = rows_of<X>(args.x, "rms_norm: x");
   const auto y = rows_of<Y>(args.y, "rms_norm: y");
+  const auto rstd = rows_of<W>(args.rstd);
   const W* weight = rows_of<W>(args.weight, "rms_norm: weight").data;
-  W* rstd = args.rstd.data<W>();
-  const W width = static_cast<W>(x.width), eps = static_cast<W>(args.eps);
+  const int64_t n = args.weight.dim(0);
+  const W width = static_cast<W>(n), eps = static_cast<W>(args.eps);
   parallel_ranges(x.count, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, x.width)), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      rstd[row] = 1 / std::sqrt(vectorized<square_sum<X>>(x.width, x[row]) / width + eps);
-      vectorized<scale_row<X, Y>>(x.width, x[row], weight, rstd[row], y[row]);
-    }
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t head = 0, c = 0; head < rstd.width; ++head, c += n) {
+        rstd[row][head] = 1 / std::sqrt(vectorized<square_sum<X>>(n, x[row] + c) / width + eps);
+        vectorized<scale_row<X, Y>>(n, x[row] + c, weight, rstd[row][head], y[row] + c);
+      }
   });
 }
 
@@ -63,19 +64,19 @@ void backward(const RmsNormBackward& args) {
   using W = Wide<X>;
   const auto x = rows_of<X>(args.x, "rms_norm: x");
   const auto dy = rows_of<Y>(args.dy, "rms_norm: dy");
+  const auto rstd = rows_of<W>(args.rstd);
   const W* weight = rows_of<W>(args.weight, "rms_norm: weight").data;
-  const W* rstd = args.rstd.data<W>();
+  const int64_t n = args.weight.dim(0);
   X* dx = args.dx ? args.dx.data<X>() : nullptr;
-  const int64_t rows = std::max(kMinRows, (x.count + kMaxPartials - 1) / kMaxPartials);
-  const Tensor partials = Tensor::zeros({args.dweight ? (x.count + rows - 1) / rows : 0, x.width}, dtype_of<W>());
-  W* partial = args.dweight ? partials.data<W>() : nullptr;
-  parallel_ranges(x.count, rows, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      if (dx) vectorized<input_gradient<X, Y>>(x.width, dy[row], x[row], weight, rstd[row], dx + row * x.width);
-      if (partial) vectorized<add_weight_gradient<X, Y>>(x.width, dy[row], x[row], rstd[row], partial + begin / rows * x.width);
-    }
+  const Tensor dweight = row_sums<W>(x.count, args.dweight ? n : 0, [&](int64_t begin, int64_t end, W* partial) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t head = 0, c = 0; head < rstd.width; ++head, c += n) {
+        const W r = rstd[row][head];
+        if (dx) vectorized<input_gradient<X, Y>>(n, dy[row] + c, x[row] + c, weight, r, dx + row * x.width + c);
+        if (args.dweight) vectorized<add_weight_gradient<X, Y>>(n, dy[row] + c, x[row] + c, r, partial);
+      }
   });
-  for (int64_t i = 0; i < partials.dim(0); ++i) args.dweight.add(partials.select(0, i));
+  if (args.dweight) args.dweight.add(dweight);
 }
 
 // Calls body.operator()<X, Y>() for the element types of x and y, which share their wide type.

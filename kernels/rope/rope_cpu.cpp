@@ -42,32 +42,41 @@ Turns<W>::Turns(const Rope& args, int64_t half) : half(half), entry(args.positio
   });
 }
 
+// A head's width, and half of what of it turns.
+struct HeadShape {
+  int64_t width, half;
+};
+
 // The heads of one token; y is dense.
 template <class T>
-void rotate(int64_t heads, int64_t half, const T* x, int64_t x_stride, const Wide<T>* cosine, const Wide<T>* sine, T* y) {
+void rotate(int64_t heads, HeadShape shape, const T* x, int64_t x_stride, const Wide<T>* cosine, const Wide<T>* sine, T* y) {
   using W = Wide<T>;
-  for (int64_t h = 0; h < heads; ++h, x += x_stride, y += 2 * half)
+  const int64_t half = shape.half;
+  for (int64_t h = 0; h < heads; ++h, x += x_stride, y += shape.width) {
     for (int64_t i = 0; i < half; ++i) {
       const W first = W(x[i]), second = W(x[half + i]);
       y[i] = T(first * cosine[i] - second * sine[i]);
       y[half + i] = T(second * cosine[i] + first * sine[i]);
     }
+    for (int64_t i = 2 * half; i < shape.width; ++i) y[i] = x[i];
+  }
 }
 
 template <class T>
 void run(const Rope& args) {
-  const int64_t length = args.x.dim(1), heads = args.x.dim(2), width = args.x.dim(3), half = width / 2;
-  const Turns<Wide<T>> turns(args, half);
+  const int64_t length = args.x.dim(1), heads = args.x.dim(2);
+  const HeadShape shape{.width = args.x.dim(3), .half = args.rotated / 2};
+  const Turns<Wide<T>> turns(args, shape.half);
   const T* x = args.x.data<T>();
   T* y = args.y.data<T>();
-  parallel_ranges(args.x.dim(0) * length, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, heads * width)),
-                  [&](int64_t begin, int64_t end) {
-                    for (int64_t token = begin; token < end; ++token) {
-                      const T* x_HP = x + token / length * args.x.stride(0) + token % length * args.x.stride(1);
-                      const auto* cosine = turns.at(token);
-                      vectorized<rotate<T>>(heads, half, x_HP, args.x.stride(2), cosine, cosine + half, y + token * heads * width);
-                    }
-                  });
+  parallel_ranges(
+      args.x.dim(0) * length, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, heads * shape.width)), [&](int64_t begin, int64_t end) {
+        for (int64_t token = begin; token < end; ++token) {
+          const T* x_HP = x + token / length * args.x.stride(0) + token % length * args.x.stride(1);
+          const auto* cosine = turns.at(token);
+          vectorized<rotate<T>>(heads, shape, x_HP, args.x.stride(2), cosine, cosine + shape.half, y + token * heads * shape.width);
+        }
+      });
 }
 
 }  // namespace

@@ -14,7 +14,9 @@ namespace {
 using namespace s6;
 
 constexpr int64_t kTokens = 64;
+constexpr int64_t kTileSize = (kTokens + 1) * kLanes;
 constexpr int64_t kGroupTiles = 8;
+constexpr int64_t kGroupSize = kGroupTiles * kTileSize;
 constexpr int64_t kShares = 16;  // at most: each has its own sums of the parameters' gradients
 
 int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
@@ -37,6 +39,7 @@ struct Tile {
 struct Group {
   int64_t index, head;
   int64_t first_tile, tiles;  // in the head
+  int64_t channel, width;
 };
 struct Chunk {
   int64_t index;       // among those of all runs
@@ -57,8 +60,13 @@ struct Tiling {
   int64_t tile_size() const { return padded * kLanes; }  // of a state
 
   Group group(int64_t index) const {
-    const int64_t first = index % groups_a_head() * kGroupTiles;
-    return {index, index / groups_a_head(), first, std::min(kGroupTiles, tiles_a_head() - first)};
+    const int64_t head = index / groups_a_head(), first = index % groups_a_head() * kGroupTiles;
+    return {.index = index,
+            .head = head,
+            .first_tile = first,
+            .tiles = std::min(kGroupTiles, tiles_a_head() - first),
+            .channel = head * width + first * kLanes,
+            .width = std::min(kGroupTiles * kLanes, width - first * kLanes)};
   }
   Tile tile(int64_t head, int64_t i) const {
     return {head * tiles_a_head() + i, head * width + i * kLanes, std::min<int64_t>(kLanes, width - i * kLanes)};
@@ -93,6 +101,7 @@ struct Operands {
 
   explicit Operands(const SelectiveScanOperands& in)
       : tiling(in),
+        rows(in.x.dim(0)),
         tokens(in.x.dim(1)),
         runs(in.runs),
         x(rows_of<T>(in.x)),
@@ -105,11 +114,11 @@ struct Operands {
         biases(tiling.tiles() * kLanes),
         skips(tiling.tiles() * kLanes) {
     const W *a_log = in.a_log.data<W>(), *dt_bias = in.dt_bias.data<W>(), *d_skip = in.d_skip.data<W>();
-    rates.zero();
+    for (const auto* parameter : {&rates, &biases, &skips}) parameter->zero();
     for_each_tile([&](const Tile& tile) {
       vectorized<rates_of_tile<W>>(tile.width, tiling.states, a_log + tile.channel * tiling.states, rate(tile));
-      vectorized<load_tile<W>>(int64_t{1}, tile.width, dt_bias + tile.channel, int64_t{0}, bias(tile));
-      vectorized<load_tile<W>>(int64_t{1}, tile.width, d_skip + tile.channel, int64_t{0}, skip(tile));
+      std::copy_n(dt_bias + tile.channel, tile.width, bias(tile));
+      std::copy_n(d_skip + tile.channel, tile.width, skip(tile));
     });
   }
 
@@ -135,13 +144,15 @@ struct Operands {
     const Run& of = runs[run];
     return {tiling.first_chunk[run] + i, of.row, of.begin + i * kTokens, std::min(kTokens, of.length - i * kTokens)};
   }
+  int64_t border(const Chunk& chunk, const Tile& tile) const { return (chunk.index * tiling.tiles() + tile.index) * tiling.tile_size(); }
   int64_t row_of(const Chunk& chunk) const { return chunk.row * tokens + chunk.begin; }
 
-  void load(const Rows<T>& from, const Chunk& chunk, const Tile& tile, W* to) const {
-    vectorized<load_tile<T>>(chunk.length, tile.width, from[row_of(chunk)] + tile.channel, from.stride, to);
+  // The group's channels of a chunk, as tiles that lie kTileSize apart.
+  void load(const Rows<T>& from, const Chunk& chunk, const Group& group, W* to) const {
+    vectorized<load_tiles<T>>(chunk.length, group.width, from[row_of(chunk)] + group.channel, from.stride, to, kTileSize);
   }
-  void store(const W* from, const Chunk& chunk, const Tile& tile, const Rows<T>& to) const {
-    vectorized<store_tile<T>>(chunk.length, tile.width, from, to[row_of(chunk)] + tile.channel, to.stride);
+  void store(const W* from, const Chunk& chunk, const Group& group, const Rows<T>& to) const {
+    vectorized<store_tiles<T>>(chunk.length, group.width, from, kTileSize, to[row_of(chunk)] + group.channel, to.stride);
   }
 
   // Between a tile of states and its place in [.., C, N]; `from` and `to` are of one run.
@@ -159,7 +170,7 @@ struct Operands {
   const W* entering(const Run& run) const { return h0 && !run.opens() ? h0 + run.enters * state_size() : nullptr; }
 
   Tiling tiling;
-  int64_t tokens;
+  int64_t rows, tokens;
   const Runs& runs;
   Rows<T> x, dt, z;
   StateVectors<T> b, c;
@@ -167,60 +178,80 @@ struct Operands {
   Scratch<W> rates, biases, skips;
 };
 
-// A tile of a chunk on its way through the scan, and its head's b and c.
+// A chunk of a group on its way through the scan: what was loaded [tiles, kTokens, kLanes], b and c of its head, and the tile that is being
+// worked on. What was loaded makes room for what is to be stored.
 template <class T>
-struct TileScratch {
+struct GroupScratch {
   using W = Wide<T>;
 
-  void load_chunk(const Operands<T>& in, const Chunk& chunk, int64_t head) {
-    in.b.load(chunk, head, in.tiling, b);
-    in.c.load(chunk, head, in.tiling, c);
-  }
-  void open(const Operands<T>& in, const Chunk& chunk, const Tile& tile) {
-    in.load(in.x, chunk, tile, x);
-    in.load(in.dt, chunk, tile, raw);
-    vectorized<open_tile<W>>(chunk.length, in.bias(tile), in.skip(tile), x.data, raw.data, step.data, input.data, y.data);
+  explicit GroupScratch(const Tiling& tiling) : b(kTokens * tiling.padded), c(kTokens * tiling.padded) {}
+
+  void load(const Operands<T>& in, const Chunk& chunk, const Group& group) const {
+    in.b.load(chunk, group.head, in.tiling, b);
+    in.c.load(chunk, group.head, in.tiling, c);
+    in.load(in.x, chunk, group, x);
+    in.load(in.dt, chunk, group, raw);
+    if (in.z.data) in.load(in.z, chunk, group, z);
   }
 
-  explicit TileScratch(const Tiling& tiling) : b(kTokens * tiling.padded), c(kTokens * tiling.padded) {}
-  static constexpr int64_t kSize = kTokens * kLanes;
   const Scratch<W> b, c;
-  const Scratch<W> x{kSize}, raw{kSize}, step{kSize}, input{kSize}, y{kSize}, z{kSize};
+  const Scratch<W> x{kGroupSize}, raw{kGroupSize}, z{kGroupSize};
+  const Scratch<W> step{kTileSize}, input{kTileSize};
+};
+
+// One task of forward.
+template <class T>
+class Forward {
+ public:
+  using W = Wide<T>;
+
+  Forward(const Operands<T>& in, const SelectiveScanForward& args, const Group& group)
+      : in_(in),
+        group_(group),
+        y_(rows_of<T>(args.y)),
+        leaving_(args.leaving.data<W>()),
+        borders_(args.borders ? args.borders.data<W>() : nullptr),
+        my_(in.tiling),
+        states_(group.tiles * in.tiling.tile_size()) {}
+
+  void run(int64_t r) {
+    for (int64_t i = 0; i < group_.tiles; ++i) in_.load_state(in_.entering(in_.runs[r]), tiling_.tile(group_, i), state(i));
+    for (int64_t k = 0; k < in_.chunks(r); ++k) chunk(in_.chunk(r, k));
+    for (int64_t i = 0; i < group_.tiles; ++i) in_.store_state(state(i), tiling_.tile(group_, i), leaving_ + r * in_.state_size());
+  }
+
+ private:
+  W* state(int64_t i) const { return states_ + i * tiling_.tile_size(); }
+
+  void chunk(const Chunk& chunk) {
+    my_.load(in_, chunk, group_);
+    for (int64_t i = 0; i < group_.tiles; ++i) {
+      const Tile tile = tiling_.tile(group_, i);
+      if (borders_) std::copy_n(state(i), tiling_.tile_size(), borders_ + in_.border(chunk, tile));
+      W* y = my_.x + i * kTileSize;
+      vectorized<open_tile<W>>(chunk.length, in_.bias(tile), in_.skip(tile), y, my_.raw + i * kTileSize, my_.step.data, my_.input.data, y);
+      vectorized<scan_tile<W>>(chunk.length, tiling_.padded, my_.step.data, my_.input.data, my_.b.data, my_.c.data, in_.rate(tile),
+                               state(i), y);
+      if (in_.z.data) vectorized<gate_tile<W>>(chunk.length, my_.z + i * kTileSize, y);
+    }
+    in_.store(my_.x, chunk, group_, y_);
+  }
+
+  const Operands<T>& in_;
+  const Tiling& tiling_ = in_.tiling;
+  const Group group_;
+  const Rows<T> y_;
+  W *const leaving_, *const borders_;
+  const GroupScratch<T> my_;
+  const Scratch<W> states_;
 };
 
 template <class T>
 void forward(const SelectiveScanForward& args) {
-  using W = Wide<T>;
   const Operands<T> in(args.in);
-  const Tiling& tiling = in.tiling;
-  const Rows<T> y = rows_of<T>(args.y);
-  W *leaving = args.leaving.data<W>(), *borders = args.borders ? args.borders.data<W>() : nullptr;
-
   in.for_each_task([&](int64_t share, const Group& group) {
-    TileScratch<T> my(tiling);
-    const Scratch<W> states(group.tiles * tiling.tile_size());
-    const auto scan_tile_of = [&](const Chunk& chunk, const Tile& tile, W* state) {
-      if (borders) std::copy_n(state, tiling.tile_size(), borders + (chunk.index * tiling.tiles() + tile.index) * tiling.tile_size());
-      my.open(in, chunk, tile);
-      vectorized<scan_tile<W>>(chunk.length, tiling.padded, my.step.data, my.input.data, my.b.data, my.c.data, in.rate(tile), state,
-                               my.y.data);
-      if (in.z.data) {
-        in.load(in.z, chunk, tile, my.z);
-        vectorized<gate_tile<W>>(chunk.length, my.z.data, my.y.data);
-      }
-      in.store(my.y, chunk, tile, y);
-    };
-    for (int64_t r = in.first_run(share); r < in.first_run(share + 1); ++r) {
-      for (int64_t i = 0; i < group.tiles; ++i)
-        in.load_state(in.entering(in.runs[r]), tiling.tile(group, i), states + i * tiling.tile_size());
-      for (int64_t k = 0; k < in.chunks(r); ++k) {
-        const Chunk chunk = in.chunk(r, k);
-        my.load_chunk(in, chunk, group.head);
-        for (int64_t i = 0; i < group.tiles; ++i) scan_tile_of(chunk, tiling.tile(group, i), states + i * tiling.tile_size());
-      }
-      for (int64_t i = 0; i < group.tiles; ++i)
-        in.store_state(states + i * tiling.tile_size(), tiling.tile(group, i), leaving + r * in.state_size());
-    }
+    Forward<T> task(in, args, group);
+    for (int64_t r = in.first_run(share); r < in.first_run(share + 1); ++r) task.run(r);
   });
 }
 
@@ -239,18 +270,18 @@ struct BackwardLaunch {
         borders(args.borders.data<W>()),
         d_leaving(args.d_leaving ? args.d_leaving.data<W>() : nullptr),
         d_h0(args.gradients.h0 ? args.gradients.h0.data<W>() : nullptr),
-        token_sums(in.tiling.groups() * in.x.count * 2 * in.tiling.states),
+        token_sums(in.tiling.groups() * in.rows * in.tokens * 2 * in.tiling.states),
         parameter_sums(in.shares() * in.tiling.tiles() * parameters_a_tile()) {}
 
   int64_t parameters_a_tile() const { return in.tiling.tile_size() + 2 * kLanes; }
   // Of a tile and share: by rate [padded, kLanes], bias [kLanes] and skip [kLanes].
   W* sums(int64_t share, const Tile& tile) const { return parameter_sums + (share * in.tiling.tiles() + tile.index) * parameters_a_tile(); }
   // Of a group: by b [N] and c [N] of a token.
-  W* sums(const Group& group, int64_t token) const { return token_sums + (group.index * in.x.count + token) * 2 * in.tiling.states; }
+  W* sums_of_group(int64_t group, int64_t token) const { return token_sums + (group * in.rows * in.tokens + token) * 2 * in.tiling.states; }
 
   void add_token_sums() const {
     T *db = gradients.b.data<T>(), *dc = gradients.c.data<T>();
-    parallel_ranges(in.x.count, kTokens, [&](int64_t begin, int64_t end) {
+    parallel_ranges(in.rows * in.tokens, kTokens, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin * in.tiling.heads; i < end * in.tiling.heads; ++i)
         add_token_sums(i / in.tiling.heads, i % in.tiling.heads, db + i * in.tiling.states, dc + i * in.tiling.states);
     });
@@ -283,7 +314,7 @@ struct BackwardLaunch {
     const int64_t first = head * in.tiling.groups_a_head(), N = in.tiling.states;
     for (int64_t n = 0; n < 2 * N; ++n) {
       W sum = 0;
-      for (int64_t g = 0; g < in.tiling.groups_a_head(); ++g) sum += sums(in.tiling.group(first + g), token)[n];
+      for (int64_t g = 0; g < in.tiling.groups_a_head(); ++g) sum += sums_of_group(first + g, token)[n];
       (n < N ? db[n] : dc[n - N]) = static_cast<T>(sum);
     }
   }
@@ -320,58 +351,50 @@ class Backward {
   W* d_state(int64_t i) const { return d_states_ + i * tiling_.tile_size(); }
 
   void chunk(const Chunk& chunk) {
-    my_.load_chunk(in_, chunk, group_.head);
+    my_.load(in_, chunk, group_);
+    in_.load(all_.dy, chunk, group_, dy_);
     db_.zero();
     dc_.zero();
-    for (int64_t i = 0; i < group_.tiles; ++i) tile_of(chunk, tile(i), d_state(i));
-    W* sums = all_.sums(group_, in_.row_of(chunk));
+    for (int64_t i = 0; i < group_.tiles; ++i) tile_of(chunk, i);
+    in_.store(my_.x, chunk, group_, all_.dx);
+    in_.store(my_.raw, chunk, group_, all_.d_raw);
+    if (in_.z.data) in_.store(my_.z, chunk, group_, all_.dz);
+    W* sums = all_.sums_of_group(group_.index, in_.row_of(chunk));
     const int64_t N = tiling_.states;
-    vectorized<sum_lanes<W>>(chunk.length, N, db_.data, sums, 2 * N);
-    vectorized<sum_lanes<W>>(chunk.length, N, dc_.data, sums + N, 2 * N);
+    vectorized<sum_lanes<W>>(chunk.length, N, tiling_.padded, db_.data, sums, 2 * N);
+    vectorized<sum_lanes<W>>(chunk.length, N, tiling_.padded, dc_.data, sums + N, 2 * N);
   }
 
-  void tile_of(const Chunk& chunk, const Tile& tile, W* d_state) {
-    W* sums = all_.sums(share_, tile);
-    my_.open(in_, chunk, tile);
-    in_.load(all_.dy, chunk, tile, dy_);
-    if (in_.z.data) open_gate(chunk, tile);
+  void tile_of(const Chunk& chunk, int64_t i) {
+    const Tile tile = this->tile(i);
+    W *x = my_.x + i * kTileSize, *raw = my_.raw + i * kTileSize, *z = my_.z + i * kTileSize, *sums = all_.sums(share_, tile);
+    W *dy = dy_ + i * kTileSize, *d_y = in_.z.data ? d_y_.data : dy;  // of what leaves the gate, and of what enters it
+    vectorized<open_tile<W>>(chunk.length, in_.bias(tile), in_.skip(tile), x, raw, my_.step.data, my_.input.data, y_.data);
+    if (in_.z.data) vectorized<gate_backward<W>>(chunk.length, z, dy, d_y);
     d_step_.zero();
     d_input_.zero();
-    vectorized<scan_tile_backward<W>>(
-        TileBackward<W>{.tokens = chunk.length,
-                        .states = tiling_.padded,
-                        .step = my_.step,
-                        .input = my_.input,
-                        .dy = dy_,
-                        .b = my_.b,
-                        .c = my_.c,
-                        .rate = in_.rate(tile),
-                        .entering = all_.borders + (chunk.index * tiling_.tiles() + tile.index) * tiling_.tile_size(),
-                        .decay = decay_,
-                        .before = before_,
-                        .y = my_.y,
-                        .d_step = d_step_,
-                        .d_input = d_input_,
-                        .d_rate = sums,
-                        .d_state = d_state,
-                        .db = db_,
-                        .dc = dc_});
-    if (in_.z.data) close_gate(chunk, tile);
-    vectorized<open_tile_backward<W>>(chunk.length, in_.skip(tile), my_.x.data, my_.raw.data, my_.step.data, dy_.data, d_step_.data,
-                                      d_input_.data, sums + tiling_.tile_size(), sums + tiling_.tile_size() + kLanes);
-    in_.store(d_step_, chunk, tile, all_.d_raw);
-    in_.store(d_input_, chunk, tile, all_.dx);
-  }
-
-  // dy becomes the gradient of what the gate took in; the one of what it gave stays beside.
-  void open_gate(const Chunk& chunk, const Tile& tile) {
-    in_.load(in_.z, chunk, tile, my_.z);
-    std::copy_n(dy_.data, chunk.length * kLanes, d_gated_.data);
-    vectorized<gate_tile<W>>(chunk.length, my_.z.data, dy_.data);
-  }
-  void close_gate(const Chunk& chunk, const Tile& tile) {
-    vectorized<gate_backward<W>>(chunk.length, my_.z.data, my_.y.data, d_gated_.data);
-    in_.store(d_gated_, chunk, tile, all_.dz);
+    vectorized<scan_tile_backward<W>>(TileBackward<W>{.tokens = chunk.length,
+                                                      .states = tiling_.padded,
+                                                      .step = my_.step,
+                                                      .input = my_.input,
+                                                      .dy = d_y,
+                                                      .b = my_.b,
+                                                      .c = my_.c,
+                                                      .rate = in_.rate(tile),
+                                                      .entering = all_.borders + in_.border(chunk, tile),
+                                                      .decay = decay_,
+                                                      .before = before_,
+                                                      .y = y_,
+                                                      .d_step = d_step_,
+                                                      .d_input = d_input_,
+                                                      .d_rate = sums,
+                                                      .d_state = d_state(i),
+                                                      .db = db_,
+                                                      .dc = dc_});
+    if (in_.z.data) vectorized<gate_gradient<W>>(chunk.length, dy, y_.data, z);
+    W* d_bias = sums + tiling_.tile_size();
+    vectorized<open_tile_backward<W>>(chunk.length, in_.skip(tile), my_.step.data, d_y, d_step_.data, d_input_.data, raw, x, d_bias,
+                                      d_bias + kLanes);
   }
 
   const BackwardLaunch<T>& all_;
@@ -379,10 +402,10 @@ class Backward {
   const Tiling& tiling_ = in_.tiling;
   const int64_t share_;
   const Group group_;
-  TileScratch<T> my_;
-  static constexpr int64_t kSize = TileScratch<T>::kSize;
+  const GroupScratch<T> my_;
   const Scratch<W> d_states_{group_.tiles * tiling_.tile_size()}, db_{kTokens * tiling_.tile_size()}, dc_{kTokens * tiling_.tile_size()};
-  const Scratch<W> dy_{kSize}, d_gated_{kSize}, d_step_{kSize}, d_input_{kSize}, decay_{kPair * kSize}, before_{kPair * (kSize + kLanes)};
+  const Scratch<W> dy_{kGroupSize}, d_y_{kTileSize}, y_{kTileSize}, d_step_{kTileSize}, d_input_{kTileSize};
+  const Scratch<W> decay_{kPair * kTileSize}, before_{kPair * (kTileSize + kLanes)};
 };
 
 template <class T>

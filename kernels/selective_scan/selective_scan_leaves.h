@@ -40,35 +40,38 @@ void store(T* to, Wide<T> value) {
   *to = static_cast<T>(value);
 }
 
-// Meanwhile fetches what stands to the right, which is the next tile. Rows of different tokens lie too far apart for the hardware to see a
-// pattern.
+// `width` neighbouring channels of each token, dealt to tiles that lie `distance` apart. Whole rows at once: tokens lie so far apart that
+// every piece of a row costs a page.
 template <class T>
-void load_tile(int64_t tokens, int64_t width, const T* from, int64_t stride, Wide<T>* to) {
-  if (width == kLanes) {
-    for (int64_t t = 0; t < tokens; ++t) {
-      __builtin_prefetch(from + t * stride + kLanes, 0, 2);
+void load_tiles(int64_t tokens, int64_t width, const T* from, int64_t stride, Wide<T>* to, int64_t distance) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    const T* row = from + t * stride;
+    int64_t c = 0;
+    for (; c + kLanes <= width; c += kLanes) {
+      Wide<T>* lanes = to + c / kLanes * distance + t * kLanes;
 #pragma omp simd
-      for (int s = 0; s < kLanes; ++s) to[t * kLanes + s] = static_cast<Wide<T>>(from[t * stride + s]);
+      for (int s = 0; s < kLanes; ++s) lanes[s] = static_cast<Wide<T>>(row[c + s]);
     }
-    return;
+    if (c == width) continue;
+    Wide<T>* lanes = to + c / kLanes * distance + t * kLanes;
+    for (int s = 0; s < kLanes; ++s) lanes[s] = c + s < width ? static_cast<Wide<T>>(row[c + s]) : Wide<T>(0);
   }
-  for (int64_t t = 0; t < tokens; ++t)
-    for (int s = 0; s < kLanes; ++s) to[t * kLanes + s] = s < width ? static_cast<Wide<T>>(from[t * stride + s]) : Wide<T>(0);
 }
 
-// The same the other way, and what is fetched is about to be written.
+// The same the other way.
 template <class T>
-void store_tile(int64_t tokens, int64_t width, const Wide<T>* from, T* to, int64_t stride) {
-  if (width == kLanes) {
-    for (int64_t t = 0; t < tokens; ++t) {
-      __builtin_prefetch(to + t * stride + kLanes, 1, 2);
+void store_tiles(int64_t tokens, int64_t width, const Wide<T>* from, int64_t distance, T* to, int64_t stride) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    T* row = to + t * stride;
+    int64_t c = 0;
+    for (; c + kLanes <= width; c += kLanes) {
+      const Wide<T>* lanes = from + c / kLanes * distance + t * kLanes;
 #pragma omp simd
-      for (int s = 0; s < kLanes; ++s) store(to + t * stride + s, from[t * kLanes + s]);
+      for (int s = 0; s < kLanes; ++s) store(row + c + s, lanes[s]);
     }
-    return;
+    const Wide<T>* lanes = from + c / kLanes * distance + t * kLanes;
+    for (int s = 0; c + s < width; ++s) store(row + c + s, lanes[s]);
   }
-  for (int64_t t = 0; t < tokens; ++t)
-    for (int64_t s = 0; s < width; ++s) store(to + t * stride + s, from[t * kLanes + s]);
 }
 
 // rate[n, s] = -exp(a_log[s, n]) log2(e)
@@ -78,7 +81,7 @@ void rates_of_tile(int64_t width, int64_t states, const W* a_log, W* rate) {
     for (int64_t n = 0; n < states; ++n) rate[n * kLanes + s] = -static_cast<W>(kLog2OfE) * fast_exp(a_log[s * states + n]);
 }
 
-// raw += bias; step = softplus(raw); input = step x; y = skip x.
+// raw += bias; step = softplus(raw); input = step x; y = skip x, and may be x.
 template <class W>
 void open_tile(int64_t tokens, const W* bias, const W* skip, const W* x, W* raw, W* step, W* input, W* y) {
   for (int64_t t = 0; t < tokens; ++t)
@@ -143,7 +146,7 @@ void scan_pair_again(const TileBackward<W>& d, int64_t n) {
     h0[s] = d.entering[n * kLanes + s];
     h1[s] = d.entering[(n + 1) * kLanes + s];
   }
-  for (int64_t t = 0; t < d.tokens; ++t)
+  for (int64_t t = 0; t < d.tokens; ++t) {
 #pragma omp simd
     for (int s = 0; s < kLanes; ++s) {
       const int64_t at = t * kLanes + s, first = kPair * t * kLanes + s, second = first + kLanes;
@@ -156,6 +159,7 @@ void scan_pair_again(const TileBackward<W>& d, int64_t n) {
       h1[s] = a1 * h1[s] + d.input[at] * b[t * d.states + 1];
       d.y[at] += h0[s] * c[t * d.states] + h1[s] * c[t * d.states + 1];
     }
+  }
   W* after = d.before + d.tokens * kPair * kLanes;
 #pragma omp simd
   for (int s = 0; s < kLanes; ++s) {
@@ -208,40 +212,44 @@ void scan_tile_backward(TileBackward<W> d) {
   }
 }
 
-// dz = dy y silu'(z), where y is not gated; in place of dy.
+// d_y = dy silu(z)
 template <class W>
-void gate_backward(int64_t tokens, const W* z, const W* y, W* dy) {
+void gate_backward(int64_t tokens, const W* z, const W* dy, W* d_y) {
 #pragma omp simd
-  for (int64_t i = 0; i < tokens * kLanes; ++i) dy[i] *= y[i] * silu_slope(z[i]);
+  for (int64_t i = 0; i < tokens * kLanes; ++i) d_y[i] = dy[i] * silu(z[i]);
 }
 
-// The way back through open_tile. d_step, in units of log2(e), becomes the gradient of raw, d_input that of x.
+// z becomes its gradient, dy y silu'(z), where y is not gated.
 template <class W>
-void open_tile_backward(int64_t tokens, const W* skip, const W* x, const W* raw, const W* step, const W* dy, W* d_step, W* d_input,
+void gate_gradient(int64_t tokens, const W* dy, const W* y, W* z) {
+#pragma omp simd
+  for (int64_t i = 0; i < tokens * kLanes; ++i) z[i] = dy[i] * y[i] * silu_slope(z[i]);
+}
+
+// The way back through open_tile: raw and x become their gradients. d_step is in units of log2(e).
+template <class W>
+void open_tile_backward(int64_t tokens, const W* skip, const W* step, const W* dy, const W* d_step, const W* d_input, W* raw, W* x,
                         W* d_bias, W* d_skip) {
   for (int64_t t = 0; t < tokens; ++t)
 #pragma omp simd
     for (int s = 0; s < kLanes; ++s) {
       const int64_t at = t * kLanes + s;
       const W d_raw = (static_cast<W>(kLn2) * d_step[at] + d_input[at] * x[at]) * sigmoid(raw[at]);
-      d_step[at] = d_raw;
-      d_input[at] = d_input[at] * step[at] + dy[at] * skip[s];
       d_bias[s] += d_raw;
       d_skip[s] += dy[at] * x[at];
+      raw[at] = d_raw;
+      x[at] = d_input[at] * step[at] + dy[at] * skip[s];
     }
 }
 
-// to[t, n] = the sum of lanes[n / kPair, t, n % kPair, :] for n < states.
+// to[t, n] = the sum of lanes[n / kPair, t, n % kPair, :] for n < states. Consumes lanes: neighbours are added until one is left.
 template <class W>
-void sum_lanes(int64_t tokens, int64_t states, const W* lanes, W* to, int64_t stride) {
+void sum_lanes(int64_t tokens, int64_t states, int64_t padded, W* lanes, W* to, int64_t stride) {
+  for (int left = kLanes / 2; left > 0; left /= 2)
+#pragma omp simd
+    for (int64_t i = 0; i < tokens * padded * left; ++i) lanes[i] = lanes[2 * i] + lanes[2 * i + 1];
   for (int64_t n = 0; n < states; ++n)
-    for (int64_t t = 0; t < tokens; ++t) {
-      const W* lane = lanes + ((n / kPair * tokens + t) * kPair + n % kPair) * kLanes;
-      W sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int s = 0; s < kLanes; ++s) sum += lane[s];
-      to[t * stride + n] = sum;
-    }
+    for (int64_t t = 0; t < tokens; ++t) to[t * stride + n] = lanes[(n / kPair * tokens + t) * kPair + n % kPair];
 }
 
 }  // namespace ropewalk::s6

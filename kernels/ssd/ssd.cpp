@@ -28,6 +28,7 @@ void check(const SsdInputs& in) {
   expect_activation("b", in.b, tokens.then({groups, in.b.dim(3)}), in);
   expect_parameter("a_log", in.a_log, in);
   expect_parameter("dt_bias", in.dt_bias, in);
+  expect(in.dt_low <= in.dt_high, "ssd: dt_low: expected at most {} (dt_high), given {}", in.dt_high, in.dt_low);
   expect(in.chunk > 0, "ssd: chunk: expected at least 1, given {}", in.chunk);
   expect_runs_cover("ssd", in.runs, tokens[0], tokens[1]);
 }
@@ -68,8 +69,9 @@ std::vector<int64_t> ssd_first_chunks(const Runs& runs, int64_t chunk) {
 SsdStates ssd_chunk_states(const SsdInputs& in) {
   check(in);
   const auto operands = [v = in.v.data(), dt = in.dt.data(), b = in.b.data(), a_log = in.a_log, dt_bias = in.dt_bias,
-                         chunks = ssd_chunks(in.runs, in.chunk)] {
-    return SsdOperands{.v = v, .dt = dt, .b = b, .a_log = a_log.data(), .dt_bias = dt_bias.data(), .chunks = chunks};
+                         chunks = ssd_chunks(in.runs, in.chunk), low = in.dt_low, high = in.dt_high] {
+    return SsdOperands{
+        .v = v, .dt = dt, .b = b, .a_log = a_log.data(), .dt_bias = dt_bias.data(), .chunks = chunks, .dt_low = low, .dt_high = high};
   };
   const SsdOperands now = operands();
   const Shape heads{static_cast<int64_t>(now.chunks.size()), in.v.dim(2)};
@@ -97,9 +99,17 @@ SsdStates ssd_chunk_states(const SsdInputs& in) {
 
 Var ssd_chunk_outputs(const SsdInputs& in, const Var& h0) {
   const auto operands = [v = in.v.data(), dt = in.dt.data(), b = in.b.data(), c = in.c.data(), a_log = in.a_log, dt_bias = in.dt_bias,
-                         d_skip = in.d_skip, chunks = ssd_chunks(in.runs, in.chunk)] {
-    return SsdOperands{
-        .v = v, .dt = dt, .b = b, .c = c, .a_log = a_log.data(), .dt_bias = dt_bias.data(), .d_skip = d_skip.data(), .chunks = chunks};
+                         d_skip = in.d_skip, chunks = ssd_chunks(in.runs, in.chunk), low = in.dt_low, high = in.dt_high] {
+    return SsdOperands{.v = v,
+                       .dt = dt,
+                       .b = b,
+                       .c = c,
+                       .a_log = a_log.data(),
+                       .dt_bias = dt_bias.data(),
+                       .d_skip = d_skip.data(),
+                       .chunks = chunks,
+                       .dt_low = low,
+                       .dt_high = high};
   };
   const SsdOperands now = operands();
   check_outputs(in, h0, static_cast<int64_t>(now.chunks.size()));

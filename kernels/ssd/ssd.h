@@ -1,5 +1,5 @@
 // Mamba-2's state-space duality (Dao & Gu 2024, section 6), chunked. Per head h with group g = h * G / H:
-//   dt_t = softplus(dt_raw_t + dt_bias),  a_t = -exp(a_log) * dt_t,
+//   dt_t = clamp(softplus(dt_raw_t + dt_bias), dt_low, dt_high),  a_t = -exp(a_log) * dt_t,
 //   S_t = exp(a_t) S_{t-1} + dt_t v_t b_t^T   (S [P, N]),   y_t = S_t c_t + d_skip * v_t.
 // Each run is cut into chunks of `chunk` tokens from its start, the last one shorter. Two ops, with the state hand-over between them:
 //   states = ssd_chunk_states(in)            decay [C, H] = exp(sum of a in the chunk), local [C, H, P, N] = the state it adds
@@ -9,6 +9,8 @@
 // ssd_chunk_outputs does its work inside the chunks before it first reads h0, which may still be on its way; an empty h0 counts as zeros.
 // Both keep their inputs and compute everything else again in backward.
 #pragma once
+
+#include <limits>
 
 #include "kernels/autograd/tape.h"
 #include "kernels/tensor/runs.h"
@@ -24,6 +26,7 @@ struct SsdInputs {
   Var d_skip;   // [H] wide, parameter
   const Runs& runs;
   int64_t chunk = 128;
+  double dt_low = 0, dt_high = std::numeric_limits<double>::infinity();
 };
 
 struct SsdChunk {
@@ -44,6 +47,7 @@ Var ssd_chunk_outputs(const SsdInputs& in, const Var& h0);
 struct SsdOperands {
   Tensor v, dt, b, c = {}, a_log, dt_bias, d_skip = {};
   std::vector<SsdChunk> chunks;
+  double dt_low, dt_high;
 };
 
 // Gradients of the operands: those of v, dt, b and c dense and overwritten, those of the parameters added to (empty: not wanted).

@@ -50,6 +50,8 @@ struct Operands {
         state(in.b.dim(3)),
         a_log(in.a_log.data<W>()),
         dt_bias(in.dt_bias.data<W>()),
+        dt_low(static_cast<W>(in.dt_low)),
+        dt_high(static_cast<W>(in.dt_high)),
         chunks(in.chunks) {}
 
   // Calls body(chunk, its index, group) for all of them, in parallel.
@@ -70,6 +72,7 @@ struct Operands {
   void steps(const SsdChunk& chunk, int64_t h, W* step, double* cum) const {
     raw_steps(chunk, h, step);
     vectorized<softplus_row<W>>(chunk.length, step);
+    for (int64_t i = 0; i < chunk.length; ++i) step[i] = std::min(std::max(step[i], dt_low), dt_high);
     const double rate = -std::exp(static_cast<double>(a_log[h]));
     double sum = 0;
     for (int64_t i = 0; i < chunk.length; ++i) cum[i] = sum += rate * step[i];
@@ -81,6 +84,7 @@ struct Operands {
   Heads<T> v, dt, b;
   int64_t heads, width, groups, state;
   const W *a_log, *dt_bias;
+  W dt_low, dt_high;
   const std::vector<SsdChunk>& chunks;
 };
 
@@ -110,7 +114,8 @@ struct ParameterPartials {
   Scratch<W> a_log, dt_bias, d_skip;
 };
 
-// The way back through cum, dt and softplus. Consumes d_step, what dt itself is owed, and d_cum.
+// The way back through cum, dt, its limits (what they hold gets no gradient) and softplus. Consumes d_step, what dt itself is owed, and
+// d_cum.
 template <class T>
 void steps_backward(const Operands<T>& in, const SsdChunk& chunk, int64_t index, int64_t h, const Wide<T>* step, Wide<T>* d_step,
                     Wide<T>* d_cum, const Heads<T>& to, const ParameterPartials<Wide<T>>& partials) {
@@ -125,6 +130,7 @@ void steps_backward(const Operands<T>& in, const SsdChunk& chunk, int64_t index,
   W* raw = d_cum;
   in.raw_steps(chunk, h, raw);
   vectorized<softplus_backward_row<W>>(chunk.length, raw, d_step);
+  for (int64_t i = 0; i < chunk.length; ++i) d_step[i] = step[i] > in.dt_low && step[i] < in.dt_high ? d_step[i] : W(0);
   T* d_raw = to.at(chunk, h);
   for (int64_t i = 0; i < chunk.length; ++i) {
     d_bias += d_step[i];

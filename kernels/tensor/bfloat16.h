@@ -13,8 +13,8 @@ struct bfloat16 {
   // Rounds to nearest, ties to even; keeps a NaN a NaN.
   explicit bfloat16(float value) {
     const uint32_t word = std::bit_cast<uint32_t>(value);
-    const uint32_t rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
-    bits = static_cast<uint16_t>((word & 0x7fffffffu) > 0x7f800000u ? (word >> 16) | 0x40u : rounded);
+    const uint32_t rounded = word + (0x7fffu + ((word >> 16) & 1u)), quiet = word | 0x400000u;
+    bits = static_cast<uint16_t>((value == value ? rounded : quiet) >> 16);
   }
   operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };

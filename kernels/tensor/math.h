@@ -5,27 +5,26 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 namespace ropewalk {
 
-// e^x. In double the library's; in float, Cephes' degree-6 polynomial on [-ln2/2, ln2/2] and a scaling by 2^n: under 2 ulp, flushes to
-// zero below -87.3 and gives infinity above 88.7.
+// e^x. In double the library's. In float under 2 ulp, zero below -87.3, infinity above 88.72. With n = round(x / ln 2) and
+// r = x - n ln 2, in two parts as in Cephes: e^x = 2^n e^r, where e^r = 1 + r + r^2 q(r), and q's coefficients are those of least relative
+// error on |r| <= ln 2 / 2 (Remez; 3e-9).
 inline double fast_exp(double x) { return std::exp(x); }
 inline float fast_exp(float x) {
-  const float clamped = std::min(std::max(x, -87.3f), 88.7f);
-  const float n = std::floor(clamped * 1.44269504f + 0.5f);
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  // 2^n in two factors: n may be 128, which one exponent field cannot hold.
-  const auto half = static_cast<int32_t>(n) / 2, rest = static_cast<int32_t>(n) - half;
-  const float y = p * std::bit_cast<float>((half + 127) << 23) * std::bit_cast<float>((rest + 127) << 23);
-  return x < -87.3f ? 0.0f : y;
+  constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: a sum with it is rounded to an integer, which stands in its low bits
+  const float shifted = x * 1.44269504f + kRounder, n = shifted - kRounder;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float q = 1.381461326e-3f;
+  q = q * r + 8.368709824e-3f;
+  q = q * r + 4.166838736e-2f;
+  q = q * r + 1.666652069e-1f;
+  q = q * r + 4.999999345e-1f;
+  const float p = q * (r * r) + r + 1.0f;
+  const float y = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(shifted) << 23));
+  return x < -87.3f ? 0.0f : x > 88.72f ? std::numeric_limits<float>::infinity() : y;
 }
 
 template <class W>

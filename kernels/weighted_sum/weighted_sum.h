@@ -8,6 +8,7 @@ namespace ropewalk {
 
 Var weighted_sum(const Vars& x, const std::vector<double>& weights);
 inline Var add(const Var& a, const Var& b) { return weighted_sum({a, b}, {1, 1}); }
+inline Var scaled(const Var& x, double factor) { return factor == 1 ? x : weighted_sum({x}, {factor}); }
 
 struct WeightedSum {
   const Tensor& y;

@@ -2,7 +2,8 @@
 // value (a document opens). One call each for the convolution's halo, the scan's state and the keys and values; the same call in all cases.
 //
 // `slot` is the index in the call site's State of what this call remembers when decoding: the last tokens [B, width, C], the state
-// [B, H, P, N], or keys and (in the next slot) values [B, capacity, K, P], position p at p % capacity. Each call sets State::length.
+// [B, H, P, N] or [B, C, N], or keys and (in the next slot) values [B, capacity, K, P], position p at p % capacity. Each call sets
+// State::length.
 #pragma once
 
 #include <optional>
@@ -21,6 +22,12 @@ Var enter_halo(const Var& x_BSC, int64_t width, const Context& ctx, int slot);
 // pieces, the decay over the piece (zero if a document opens in it) and the state it leaves: bytes independent of the sequence length.
 // The returned tensor is pending: what does not need it can be computed meanwhile. Backward folds from the end.
 Var enter_state(const SsdStates& states, const std::vector<int64_t>& first_chunk, const Context& ctx, int slot);
+
+// The states [E, C, N] that enter the runs of a scan that goes token by token, as Mamba-1's does: the cache's when decoding, none (zeros)
+// where every run opens a document. keep_state leaves those after the runs [R, C, N] to the cache. Pieces of a row cannot be carried on
+// yet.
+Var take_state(const Context& ctx, int slot);
+void keep_state(const Tensor& leaving, const Context& ctx, int slot);
 
 struct KeyValues {
   Var k, v;     // [B', T, K, P]: own, gathered over ranks, or behind the cached ones

@@ -31,9 +31,9 @@ std::vector<Argument> arguments(const Tensor& x, int64_t vocabulary) {
   return {{"x", x}, {"weight", random_tensor({vocabulary, x.dim(-1)}, 2, 1, x.dtype()), Argument::kParameter}};
 }
 
-auto scores(const Tensor& target, int64_t first_row = 0) {
+auto scores(const Tensor& target, int64_t first_row = 0, double logit_scale = 1) {
   return [=](const Vars& in) {
-    const HeadScores s = head_scores(in[0], in[1], target, first_row);
+    const HeadScores s = head_scores(in[0], in[1], target, first_row, logit_scale);
     return Vars{s.log_sum_exp, s.target_logit};
   };
 }
@@ -79,6 +79,28 @@ TEST(HeadScores, BackwardMatchesFiniteDifferences) {
       testing::expect_gradients(arguments(random_tensor(shape, 1), vocabulary), scores(target, first_row));
       testing::expect_gradients(arguments(random_slice(shape, 1), vocabulary), scores(target, first_row));
     }
+}
+
+// As if the weight had the factor, whose own gradient then has it once more.
+TEST(HeadScores, ScaleTheirLogits) {
+  const double scale = 0.375;
+  for (const auto& [tokens, width, vocabulary] : std::vector<Case>{{{2, 3}, 5, 7}, {{1, 1500}, 3, 2100}}) {
+    const Shape shape = tokens.then({width});
+    const Tensor target = targets(tokens, vocabulary);
+    const std::vector<Argument> in = arguments(random_slice(shape, 1), vocabulary);
+    const auto scaled_loss = [&](const Vars& v) { return Vars{cross_entropy(head_scores(v[0], v[1], target, 0, scale), target)}; };
+    std::vector<double> weight = in[1].value.to_vector<double>();
+    for (double& w : weight) w *= scale;
+    reference::CrossEntropy expected =
+        reference::cross_entropy(in[0].value.to_vector<double>(), weight, target.to_vector<int64_t>(), static_cast<size_t>(width));
+    for (double& w : expected.dweight) w *= scale;
+    const testing::Trace given = testing::trace(in, scaled_loss, {kOne});
+    EXPECT_NEAR(given.outputs[0].item(), expected.loss, 1e-10 * std::abs(expected.loss));
+    EXPECT_TENSOR_NEAR(given.gradients[0], Tensor::from(shape, expected.dx), 1e-10);
+    EXPECT_TENSOR_NEAR(given.gradients[1], Tensor::from({vocabulary, width}, expected.dweight), 1e-10);
+  }
+  const Tensor target = targets({9}, 6);
+  testing::expect_gradients(arguments(random_tensor({9, 4}, 1), 3), scores(target, 2, scale));
 }
 
 TEST(HeadScores, OneHalfAloneMatchesFiniteDifferences) {

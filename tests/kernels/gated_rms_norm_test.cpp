@@ -55,6 +55,39 @@ TEST(GatedRmsNorm, BackwardMatchesFiniteDifferences) {
   }
 }
 
+// The norm of y, then gated.
+auto norm_first(int64_t groups) {
+  return [groups](const Vars& in) {
+    return Vars{gated_rms_norm(in[0], in[1], in[2], square_sum(in[0], groups), in[0].dim(-1) / groups, kEps)};
+  };
+}
+
+TEST(GatedRmsNorm, NormFirstEqualsItsDefinition) {
+  for (const auto& [shape, groups] : kCases)
+    for (const Tensor& y : {random_tensor(shape, 1), random_slice(shape, 1, 1)}) {
+      const Tensor z = random_slice(shape, 2, 4), weight = random_tensor({shape[-1]}, 3);
+      const auto expected = reference::gated_rms_norm(y.to_vector<double>(), z.to_vector<double>(), weight.to_vector<double>(),
+                                                      static_cast<size_t>(groups), kEps, true);
+      EXPECT_TENSOR_NEAR(norm_first(groups)({y, z, weight}).front().data(), Tensor::from(shape, expected), 1e-10) << shape.to_string();
+    }
+}
+
+TEST(GatedRmsNorm, NormFirstBackwardMatchesFiniteDifferences) {
+  for (const auto& [shape, groups] : kCases) {
+    SCOPED_TRACE(shape.to_string());
+    std::vector<Argument> in = arguments(shape);
+    testing::expect_gradients(in, norm_first(groups));
+    in[0].value = random_slice(shape, 1, 1);
+    testing::expect_gradients(in, norm_first(groups));
+    testing::expect_gradients({in[0]}, [g = groups](const Vars& y) { return Vars{square_sum(y[0], g)}; });
+  }
+}
+
+TEST(GatedRmsNorm, NormFirstInNarrowTypesStaysNearDouble) {
+  testing::expect_precision(arguments({40, 70}, DType::kFloat32), norm_first(2), 1e-5, 1e-5);
+  testing::expect_precision(arguments({40, 70}, DType::kBFloat16), norm_first(2), 1e-2, 2e-2);
+}
+
 // Each half alone, the middle an input of its own: what the caller relies on when it sums the middle over ranks.
 TEST(GatedRmsNorm, HalvesMatchFiniteDifferences) {
   for (const auto& [shape, groups] : kCases) {

@@ -42,6 +42,31 @@ TEST(RmsNorm, BackwardMatchesFiniteDifferences) {
   }
 }
 
+// In the dtype of x, around a gain of 1.
+Vars zero_centered(const Vars& in) { return {rms_norm(in[0], in[1], kEps, in[0].dtype(), true)}; }
+
+TEST(RmsNorm, ZeroCenteredAddsOneToTheWeight) {
+  const Tensor x = random_slice({2, 3, 7}, 1), weight = random_tensor({7}, 2), gain = Tensor::full({7}, 1, DType::kFloat64);
+  gain.add(weight);
+  EXPECT_TENSOR_NEAR(zero_centered({x, weight})[0].data(), norm({x, gain})[0].data(), 1e-15);
+  testing::expect_gradients(arguments(x), zero_centered);
+  testing::expect_precision(arguments(random_slice({130, 70}, 1, 1, DType::kBFloat16)), zero_centered, 1e-2, 2e-2);
+}
+
+// Heads side by side share a weight.
+TEST(RmsNorm, WithAShorterWeightNormalisesEachHeadAlone) {
+  const int64_t heads = 3, width = 5;
+  for (const Tensor& x : {random_tensor({2, 40, heads * width}, 1), random_slice({2, 40, heads * width}, 1)}) {
+    const Tensor weight = random_tensor({width}, 2), y = norm({x, weight})[0].data();
+    for (int64_t h = 0; h < heads; ++h)
+      EXPECT_TENSOR_NEAR(y.narrow(-1, h * width, width), norm({x.narrow(-1, h * width, width).contiguous_copy(), weight})[0].data(), 1e-14);
+    std::vector<Argument> in = arguments(x.narrow(1, 0, 4));
+    in[1].value = weight;
+    testing::expect_gradients(in, norm);
+    testing::expect_gradients(in, zero_centered);
+  }
+}
+
 TEST(RmsNorm, AddsToTheGradientOfItsWeight) {
   testing::expect_gradients(arguments(random_tensor({4, 6}, 1)), [](const Vars& in) {
     const Var once = rms_norm(in[0], in[1], kEps, DType::kFloat64);
@@ -116,6 +141,8 @@ TEST(RmsNorm, NamesWhatDoesNotFit) {
   const Tensor x = Tensor::zeros({2, 4}, DType::kBFloat16), weight = Tensor::zeros({4}, DType::kFloat32);
   EXPECT_THAT([&] { rms_norm(x, weight.narrow(0, 0, 3), kEps, DType::kFloat32); },
               ::testing::ThrowsMessage<ShapeError>("rms_norm: weight: expected fp32 [4], given fp32 [3]"));
+  EXPECT_THAT([&] { rms_norm(x, Tensor::zeros({8}, DType::kFloat32), kEps, DType::kFloat32); },
+              ::testing::ThrowsMessage<ShapeError>("rms_norm: weight: expected fp32 [4], given fp32 [8]"));
   EXPECT_THAT([&] { rms_norm(x, weight.to(DType::kBFloat16), kEps, DType::kFloat32); },
               ::testing::ThrowsMessage<ShapeError>("rms_norm: weight: expected fp32 [4], given bf16 [4]"));
   EXPECT_THAT([&] { rms_norm(x, weight, kEps, DType::kFloat64); },

@@ -26,8 +26,8 @@ Tensor sliced(const Shape& shape, uint64_t seed, DType dtype = DType::kFloat64) 
   return testing::random_slice({shape[0], shape[1], shape[2] * shape[3]}, seed, 1, dtype).split_dim(-1, shape[3]);
 }
 
-auto turned(const Tensor& position, double theta = 10000) {
-  return [=](const Vars& in) { return Vars{rope(in[0], position, {.theta = theta})}; };
+auto turned(const Tensor& position, double fraction = 1) {
+  return [=](const Vars& in) { return Vars{rope(in[0], position, {.fraction = fraction})}; };
 }
 
 const std::vector<Shape> kShapes = {{1, 1, 1, 2}, {2, 7, 1, 6}, {3, 5, 4, 10}, {1, 9, 2, 64}};
@@ -52,6 +52,27 @@ TEST(Rope, BackwardMatchesFiniteDifferences) {
     testing::expect_gradients({{"x", random_tensor(shape, 1)}}, turned(positions(shape[0], shape[1])));
     testing::expect_gradients({{"x", sliced(shape, 1)}}, turned(positions(shape[0], shape[1])));
   }
+}
+
+// The first channels of each head as if they were all of it, the others as they are.
+TEST(Rope, OfAFractionTurnsTheFirstChannelsAlone) {
+  const Shape shape = {2, 7, 3, 10};
+  const Tensor position = positions(2, 7);
+  for (const Tensor& x : {random_tensor(shape, 1), sliced(shape, 1)}) {
+    const Tensor y = rope(x, position, {.theta = 500, .fraction = 0.6}).data(), front = x.narrow(-1, 0, 6);
+    const auto expected = reference::rope(front.to_vector<double>(), position.to_vector<int64_t>(), 3, 6, 500);
+    EXPECT_TENSOR_NEAR(y.narrow(-1, 0, 6), Tensor::from({2, 7, 3, 6}, expected), 1e-10);
+    EXPECT_EQ(y.narrow(-1, 6, 4).to_vector<double>(), x.narrow(-1, 6, 4).to_vector<double>());
+    testing::expect_gradients({{"x", x}}, turned(position, 0.6));
+  }
+}
+
+TEST(Rope, KnowsWhichFractionsGiveWholePairs) {
+  EXPECT_EQ(rotated_channels({.fraction = 0.25}, 256), 64);
+  EXPECT_EQ(rotated_channels({.fraction = 0.3}, 20), 6);
+  EXPECT_EQ(rotated_channels({.fraction = 0.3}, 10), std::nullopt);   // 3
+  EXPECT_EQ(rotated_channels({.fraction = 0.25}, 10), std::nullopt);  // 2.5
+  EXPECT_EQ(rotated_channels({.fraction = 1.5}, 8), std::nullopt);
 }
 
 TEST(Rope, DependsOnRelativePositionsOnly) {
@@ -103,7 +124,7 @@ TEST(Rope, NamesWhatDoesNotFit) {
       [] {
         rope(random_tensor({1, 2, 3, 5}, 1), positions(1, 2), {});
       },
-      ::testing::ThrowsMessage<ShapeError>("rope: x: expected [B, S, H, P] with an even, dense last dim, given [1, 2, 3, 5]"));
+      ::testing::ThrowsMessage<ShapeError>("rope: fraction: expected an even part of the 5 channels of a head, given 1"));
   EXPECT_THAT(
       [] {
         rope(random_tensor({1, 2, 3, 4}, 1), positions(1, 3), {});

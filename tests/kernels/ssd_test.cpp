@@ -18,6 +18,7 @@ struct Case {
   const char* name;
   int64_t rows, tokens, heads, width, groups, state, chunk;
   Runs runs;
+  double dt_low = 0, dt_high = std::numeric_limits<double>::infinity();
 };
 
 // One row: documents of 5, 1 and 6 tokens. Two rows: one document, and two pieces that continue others.
@@ -36,6 +37,7 @@ std::vector<Case> cases() {
       {"documents, one group", 1, 12, 4, 3, 1, 2, 7, kDocuments},
       {"pieces of a row", 2, 9, 4, 2, 2, 3, 4, kPieces},
       {"more than a block of tokens", 1, 41, 2, 2, 1, 2, 37, {{.length = 41}}},
+      {"steps that a limit holds from above or below", 1, 12, 4, 2, 2, 3, 4, kDocuments, 0.6, 0.8},
   };
 }
 
@@ -67,7 +69,17 @@ struct Inputs {
 };
 
 SsdInputs inputs(const Vars& x, const Case& k) {
-  return {.v = x[0], .dt = x[1], .b = x[2], .c = x[3], .a_log = x[4], .dt_bias = x[5], .d_skip = x[6], .runs = k.runs, .chunk = k.chunk};
+  return {.v = x[0],
+          .dt = x[1],
+          .b = x[2],
+          .c = x[3],
+          .a_log = x[4],
+          .dt_bias = x[5],
+          .d_skip = x[6],
+          .runs = k.runs,
+          .chunk = k.chunk,
+          .dt_low = k.dt_low,
+          .dt_high = k.dt_high};
 }
 
 Vars constants(const Inputs& in) { return {in.v, in.dt, in.b, in.c, in.a_log, in.dt_bias, in.d_skip}; }
@@ -84,7 +96,9 @@ reference::Ssd definition(const Inputs& in, const Case& k) {
           in.c.to_vector<double>(),
           in.a_log.to_vector<double>(),
           in.dt_bias.to_vector<double>(),
-          in.d_skip.to_vector<double>()};
+          in.d_skip.to_vector<double>(),
+          k.dt_low,
+          k.dt_high};
 }
 
 Shape states_shape(const Case& k, size_t count) { return {static_cast<int64_t>(count), k.heads, k.width, k.state}; }

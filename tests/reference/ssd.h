@@ -13,8 +13,12 @@ namespace ropewalk::reference {
 struct Ssd {
   int64_t tokens, heads, width, groups, state;
   std::vector<double> v, dt, b, c, a_log, dt_bias, d_skip;
+  double dt_low, dt_high;
 
-  double step(int64_t token, int64_t h) const { return std::log1p(std::exp(dt[token * heads + h] + dt_bias[h])); }
+  double step(int64_t token, int64_t h) const {
+    const double step = std::log1p(std::exp(dt[token * heads + h] + dt_bias[h]));
+    return step < dt_low ? dt_low : step > dt_high ? dt_high : step;
+  }
   double decay(int64_t token, int64_t h) const { return std::exp(-std::exp(a_log[h]) * step(token, h)); }
 
   // S_t = exp(a_t) S_{t-1} + dt_t v_t b_t^T for one token (an index into all B * S) and one head; S [P, N].

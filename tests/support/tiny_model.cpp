@@ -59,12 +59,88 @@ ModelOptions experts() {
               {{"M", "J"}, {"A", "D"}, {"M", "B"}, {"A", "G"}, {"D"}});
 }
 
+// Options that may stand together in one model; the next two have the others.
+ModelOptions options_a() {
+  Mamba2Options mamba{.heads = 4, .head_dim = 4, .state = 3, .groups = 2, .conv = 4, .chunk = 5};
+  mamba.gate_norm = {.order = GateNormOptions::kNormFirst, .group = GateNormOptions::kPerGroup};
+  mamba.dt_limit = {0.005, 0.05};
+  mamba.multipliers = {0.5, 0.75, 1.25, 1.5, 2};
+  AttentionBlockOptions attention{.heads = 4, .kv_heads = 2, .head_dim = 4, .rope = RopeOptions{.theta = 100, .fraction = 0.5}};
+  attention.qk_norm = true;
+  attention.output_gate = AttentionBlockOptions::kSigmoid;
+  attention.bias = {.q = true, .k = true, .v = true, .out = true};
+  AttentionBlockOptions reader = attention;  // of another layer's keys and values
+  reader.window = 6;
+  MlpOptions mlp{.hidden = 12, .act = Activation::kGelu, .bias = true};
+  mlp.multipliers = {0.75, 1.5};
+  ModelOptions model = tiny({{"M", mamba},
+                             {"A", attention},
+                             {"B", reader},
+                             {"F", mlp},
+                             {"G", MlpOptions{.hidden = 8, .act = Activation::kRelu2, .gated = false, .bias = true}},
+                             {"H", ParallelOptions{.branches = {"A", "M"}, .combine = Combine::kGated}},
+                             {"P", ParallelOptions{.branches = {"B", "M"}, .combine = Combine::kNormedMean}}},
+                            // 0    1    2      3      4      5      6
+                            {{"M"}, {"A"}, {"F"}, {"H"}, {"B"}, {"P"}, {"G"}});
+  model.kv = {{.from = 1, .to = {4}}};
+  model.norm = {.type = NormOptions::kRms, .eps = 1e-3, .zero_centered = true};
+  model.final_norm = {.type = NormOptions::kLayer, .eps = 1e-2};
+  model.scales = {.embed = 3, .residual = 0.5, .logits = 1.5};
+  model.init = {.weights = InitOptions::kNormal, .std = 0.2, .embedding_std = 0.3, .residual = InitOptions::kNone};
+  return model;
+}
+
+ModelOptions options_b() {
+  Mamba2Options plain{.heads = 4, .head_dim = 2, .state = 4, .groups = 2, .conv = 3, .chunk = 4};
+  plain.gate_norm.order = GateNormOptions::kNone;
+  Mamba2Options all = plain;
+  all.gate_norm = {.order = GateNormOptions::kGateFirst, .group = GateNormOptions::kAll};
+  Mamba2Options all_first = plain;
+  all_first.gate_norm = {.order = GateNormOptions::kNormFirst, .group = GateNormOptions::kAll};
+  AttentionBlockOptions attention{.heads = 4, .kv_heads = 1, .head_dim = 6, .rope = {}, .window = 5};
+  attention.bias = {.q = false, .k = false, .v = true, .out = false};
+  attention.scale = 0.25;
+  attention.key_scale = 0.75;
+  ModelOptions model =
+      tiny({{"M", plain},
+            {"N", all},
+            {"O", all_first},
+            {"A", attention},
+            {"F", MlpOptions{.hidden = 8, .act = Activation::kGeluTanh}},
+            {"G", MlpOptions{.hidden = 12, .act = Activation::kSilu, .gated = false}},
+            {"S", ParallelOptions{.branches = {"A", "M"}, .combine = Combine::kSum, .in_scales = {0.5, 2}, .out_scales = {1.5, 0.25}}},
+            {"C", ParallelOptions{.branches = {"N", "A"}, .combine = Combine::kConcatProj}},
+            {"T", ParallelOptions{.branches = {"O", "A", "N"}, .combine = Combine::kGated}}},
+           // 0    1      2      3      4
+           {{"O"}, {"S"}, {"F"}, {"C"}, {"T", "G"}});
+  model.norm = {.type = NormOptions::kLayer, .eps = 1e-3};
+  model.final_norm = {.type = NormOptions::kRms, .eps = 1e-3};
+  model.shared = {{.name = "block", .at = {0}, .concat_embedding = true}};
+  model.init.residual = InitOptions::kNone;
+  return model;
+}
+
+// Mamba-1 with and without norms, with two heads, beside attention, and shared by layers that read the embedding too.
+ModelOptions selective_scans() {
+  ModelOptions model = tiny({{"S", Mamba1Options{.state = 3, .expand = 2, .conv = 4, .dt_rank = 2, .dtbc_norm = true}},
+                             {"Z", Mamba1Options{.state = 2, .expand = 1, .conv = 3, .dt_rank = 1, .heads = 2}},
+                             {"A", AttentionBlockOptions{.heads = 2, .kv_heads = 1, .head_dim = 4, .rope = RopeOptions{}, .window = {}}},
+                             {"F", MlpOptions{.hidden = 5}},
+                             {"H", ParallelOptions{.branches = {"A", "Z"}, .combine = Combine::kSum}}},
+                            {{"S"}, {"A", "F"}, {"Z"}, {"H"}, {"S"}, {"Z"}});
+  model.shared = {{.name = "block", .at = {2, 5}, .concat_embedding = true}};
+  return model;
+}
+
 }  // namespace
 
 const std::vector<TinyModel>& tiny_models() {
   static const std::vector<TinyModel> models = {
       {.name = "Interfaces", .model = interfaces()},
       {.name = "Experts", .model = experts(), .cut = false, .context = true},
+      {.name = "OptionsA", .model = options_a()},
+      {.name = "OptionsB", .model = options_b()},
+      {.name = "SelectiveScans", .model = selective_scans(), .cut = false},
   };
   return models;
 }

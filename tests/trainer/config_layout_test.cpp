@@ -168,12 +168,12 @@ TEST(Sharing, RefusesLayersThatCannotShare) {
   EXPECT_EQ(message("{kv: [{from: 2, to: [3]}]}"), "kv.0.to.0: expected a layer with one attention block, given layer 3 (F)");
   EXPECT_EQ(message("{kv: [{from: 4, to: [2]}]}"), "kv.0.to.0: expected a layer after 4, given 2");
   EXPECT_EQ(message("{kv: [{from: 2, to: [7]}]}"),
-            "kv.0.to.0: expected kv_heads, head_dim and rope of layer 2 (A), which layer 7 (B) has not");
+            "kv.0.to.0: expected kv_heads, head_dim, rope, qk_norm and key_scale of layer 2 (A), which layer 7 (B) has not");
   EXPECT_EQ(
       mistake([] { parse(small_with("{pattern: MFAFHF}", "{units: [{layers: [[A, A], A]}]}\n  sharing: {kv: [{from: 0, to: [1]}]}")); }),
       "configs/x.yaml:9: model.sharing.kv.0.from: expected a layer with one attention block, given layer 0 (A A)");
   EXPECT_EQ(message("{kv: [{from: 2, to: [9]}]}"),
-            "kv.0.to.0: expected kv_heads, head_dim and rope of layer 2 (A), which layer 9 (R) has not");
+            "kv.0.to.0: expected kv_heads, head_dim, rope, qk_norm and key_scale of layer 2 (A), which layer 9 (R) has not");
   EXPECT_EQ(message("{kv: [{from: 2, to: [4, 4]}]}"), "kv.0.to.1: layer 4 uses another layer's keys and values already");
   EXPECT_EQ(message("{kv: [{from: 2, to: []}]}"), "kv.0.to: expected one or more layers, given []");
   EXPECT_EQ(message("{blocks: [{name: a, at: [2, 4]}], kv: [{from: 2, to: [4]}]}"),

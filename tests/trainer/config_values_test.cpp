@@ -26,7 +26,14 @@ TEST(Config, FillsInTheDefaultsOfTheContract) {
             (Mamba2Options{.heads = 8, .head_dim = 16, .state = 16, .groups = 1, .conv = 4, .chunk = 128}));
   EXPECT_EQ(std::get<AttentionBlockOptions>(model.blocks.at("A")),
             (AttentionBlockOptions{.heads = 4, .kv_heads = 4, .head_dim = 16, .rope = {}, .window = {}}));
-  EXPECT_EQ(std::get<ParallelOptions>(model.blocks.at("H")), (ParallelOptions{.branches = {"A", "M"}, .combine = Combine::kMean}));
+  EXPECT_EQ(std::get<ParallelOptions>(model.blocks.at("H")),
+            (ParallelOptions{.branches = {"A", "M"}, .combine = Combine::kMean, .in_scales = {1, 1}, .out_scales = {1, 1}}));
+  EXPECT_EQ(std::get<MlpOptions>(model.blocks.at("F")), (MlpOptions{.hidden = 128, .act = Activation::kSilu, .gated = true}));
+  EXPECT_EQ(model.norm, (NormOptions{.type = NormOptions::kRms, .eps = 1e-5, .zero_centered = false}));
+  EXPECT_EQ(model.final_norm, model.norm);
+  EXPECT_EQ(model.scales, (ScaleOptions{.embed = 1, .residual = 1, .logits = 1}));
+  EXPECT_EQ(model.init,
+            (InitOptions{.weights = InitOptions::kKaiming, .std = 0.02, .embedding_std = 0.02, .residual = InitOptions::kSqrtDepth}));
   EXPECT_TRUE(model.shared.empty() && model.kv.empty());
 
   const OptimizerOptions& optimizer = config.options.optimizer;
@@ -72,11 +79,17 @@ const std::string kEverything = R"(model:
   d_model: 96
   tokenizer: bytes
   tie_embeddings: true
+  norm: {type: rms, eps: 1.0e-6, zero_centered: true}
+  final_norm: {type: layer, eps: 1.0e-4}
+  scales: {embed: 12, residual: 0.22, logits: 0.125}
+  init: {weights: normal, std: 0.01, embedding_std: 1.0e-4, residual: none}
   blocks:
-    "-": {ffn: mlp, hidden: 256, act: silu, gated: true}
-    M: {mixer: mamba2, heads: 6, head_dim: 8, state: 24, groups: 3, conv: 3, chunk: 32}
-    A: {mixer: attention, heads: 12, kv_heads: 4, head_dim: 10, rope: {theta: 500}, window: 7}
-    both: {parallel: {branches: [A, M], combine: sum}}
+    "-": {ffn: mlp, hidden: 256, act: gelu_tanh, gated: true, bias: true, multipliers: [0.5, 2]}
+    M: {mixer: mamba2, heads: 6, head_dim: 8, state: 24, groups: 3, conv: 3, chunk: 32, gate_norm: {order: norm_first, group: all},
+        dt_limit: [0.01, 0.2], multipliers: [1, 2, 3, 4, 5]}
+    A: {mixer: attention, heads: 12, kv_heads: 4, head_dim: 10, rope: {theta: 500, fraction: 0.6}, window: 7, qk_norm: true,
+        output_gate: sigmoid, bias: [q, v, out], scale: 0.25, key_scale: 0.5}
+    both: {parallel: {branches: [A, M], combine: sum, in_scales: [0.5, 2], out_scales: [0.25, 4]}}
   layout: {ratio: "1:1", of: [both, A], layers: 6, placement: last, ffn: "-"}
   sharing:
     blocks: [{name: twice, at: [0, 1], concat_embedding: true}]
@@ -108,11 +121,33 @@ TEST(Config, ReadsEveryKey) {
   expected.model.d_model = 96;
   expected.model.vocabulary = 257;
   expected.model.tie_embeddings = true;
-  expected.model.blocks["-"] = MlpOptions{.hidden = 256};
-  expected.model.blocks["M"] = Mamba2Options{.heads = 6, .head_dim = 8, .state = 24, .groups = 3, .conv = 3, .chunk = 32};
-  expected.model.blocks["A"] =
-      AttentionBlockOptions{.heads = 12, .kv_heads = 4, .head_dim = 10, .rope = RopeOptions{.theta = 500}, .window = 7};
-  expected.model.blocks["both"] = ParallelOptions{.branches = {"A", "M"}, .combine = Combine::kSum};
+  expected.model.norm = {.type = NormOptions::kRms, .eps = 1e-6, .zero_centered = true};
+  expected.model.final_norm = {.type = NormOptions::kLayer, .eps = 1e-4, .zero_centered = false};
+  expected.model.scales = {.embed = 12, .residual = 0.22, .logits = 0.125};
+  expected.model.init = {.weights = InitOptions::kNormal, .std = 0.01, .embedding_std = 1e-4, .residual = InitOptions::kNone};
+  expected.model.blocks["-"] =
+      MlpOptions{.hidden = 256, .act = Activation::kGeluTanh, .gated = true, .bias = true, .multipliers = {{0.5, 2}}};
+  expected.model.blocks["M"] = Mamba2Options{.heads = 6,
+                                             .head_dim = 8,
+                                             .state = 24,
+                                             .groups = 3,
+                                             .conv = 3,
+                                             .chunk = 32,
+                                             .gate_norm = {.order = GateNormOptions::kNormFirst, .group = GateNormOptions::kAll},
+                                             .dt_limit = {{0.01, 0.2}},
+                                             .multipliers = {{1, 2, 3, 4, 5}}};
+  expected.model.blocks["A"] = AttentionBlockOptions{.heads = 12,
+                                                     .kv_heads = 4,
+                                                     .head_dim = 10,
+                                                     .rope = RopeOptions{.theta = 500, .fraction = 0.6},
+                                                     .window = 7,
+                                                     .qk_norm = true,
+                                                     .output_gate = AttentionBlockOptions::kSigmoid,
+                                                     .bias = {.q = true, .k = false, .v = true, .out = true},
+                                                     .scale = 0.25,
+                                                     .key_scale = 0.5};
+  expected.model.blocks["both"] =
+      ParallelOptions{.branches = {"A", "M"}, .combine = Combine::kSum, .in_scales = {0.5, 2}, .out_scales = {0.25, 4}};
   expected.model.layers = {{"both", "-"}, {"both", "-"}, {"both", "-"}, {"A", "-"}, {"A", "-"}, {"A", "-"}};
   expected.model.shared = {{.name = "twice", .at = {0, 1}, .concat_embedding = true}};
   expected.model.kv = {{.from = 3, .to = {4, 5}}};
@@ -159,6 +194,24 @@ TEST(Config, TakesOddHeadsWithoutRope) {
   EXPECT_EQ(std::get<AttentionBlockOptions>(config.options.model.blocks.at("A")).head_dim, 7);
 }
 
+TEST(Config, TakesTheFinalNormAfterTheNorm) {
+  const auto final_norm = [](const std::string& keys) {
+    return parse(small_with("d_model: 64", "d_model: 64\n  norm: {eps: 0.25, zero_centered: true}\n" + keys)).options.model.final_norm;
+  };
+  EXPECT_EQ(final_norm(""), (NormOptions{.type = NormOptions::kRms, .eps = 0.25, .zero_centered = true}));
+  EXPECT_EQ(final_norm("  final_norm: {type: layer}"), (NormOptions{.type = NormOptions::kLayer, .eps = 0.25, .zero_centered = false}));
+}
+
+TEST(Config, ReadsTheWaysToCombineBranches) {
+  const auto combine = [](const std::string& name) {
+    const Config config = parse(small_with("[A, M]", "[A, M], in_scales: [2, 0.5], combine: " + name));
+    return std::get<ParallelOptions>(config.options.model.blocks.at("H"));
+  };
+  for (const auto& [name, value] : std::vector<std::pair<const char*, Combine>>{
+           {"normed_mean", Combine::kNormedMean}, {"gated", Combine::kGated}, {"concat_proj", Combine::kConcatProj}})
+    EXPECT_EQ(combine(name), (ParallelOptions{.branches = {"A", "M"}, .combine = value, .in_scales = {2, 0.5}, .out_scales = {}}));
+}
+
 TEST(Config, ReadsTheNarrowResidual) { EXPECT_FALSE(parse(kSmall, {"train.residual=bf16"}).options.train.residual_wide); }
 
 TEST(ResolvedConfig, ReloadsToTheSameOptions) {
@@ -166,7 +219,8 @@ TEST(ResolvedConfig, ReloadsToTheSameOptions) {
   const std::string symbols = small_with("pattern: MFAFHF", "pattern: {symbols: {\"*\": A, \"~\": F, \"1\": M}, string: \"1~*~\"}");
   const std::string rules = small_with("{pattern: MFAFHF}", "{rules: {layers: 6, mixer: {A: i % 3 == 1, H: i > 4, else: M}, ffn: F}}");
   const std::string units = small_with("{pattern: MFAFHF}", "{units: [{repeat: 2, layers: [M, [A, F, none]]}, {layers: [[H, F]]}]}");
-  for (const std::string& text : {kLeast, kSmall, kEverything, narrow, symbols, rules, units}) {
+  const std::string gated = small_with("[A, M]", "[A, M], combine: gated");
+  for (const std::string& text : {kLeast, kSmall, kEverything, narrow, symbols, gated, rules, units}) {
     const Config first = parse(text), second = parse_config(first.resolved, "a checkpoint", {});
     EXPECT_EQ(second.options, first.options) << first.resolved;
     EXPECT_EQ(second.resolved, first.resolved);
@@ -184,6 +238,23 @@ TEST(ResolvedConfig, IsWholeInBlockStyleAndLeavesInheritedValuesUnsaid) {
   d_model: 64
   tokenizer: bytes
   tie_embeddings: false
+  norm:
+    type: rms
+    eps: 1.0e-05
+    zero_centered: false
+  final_norm:
+    type: rms
+    eps: 1.0e-05
+    zero_centered: false
+  scales:
+    embed: 1
+    residual: 1
+    logits: 1
+  init:
+    weights: kaiming
+    std: 0.02
+    embedding_std: 0.02
+    residual: sqrt_depth
   blocks:
     M:
       mixer: mamba2
@@ -193,6 +264,11 @@ TEST(ResolvedConfig, IsWholeInBlockStyleAndLeavesInheritedValuesUnsaid) {
       groups: 1
       conv: 4
       chunk: 128
+      gate_norm:
+        order: gate_first
+        group: per_group
+      dt_limit: null
+      multipliers: null
     A:
       mixer: attention
       heads: 4
@@ -200,15 +276,24 @@ TEST(ResolvedConfig, IsWholeInBlockStyleAndLeavesInheritedValuesUnsaid) {
       head_dim: 16
       rope: none
       window: null
+      qk_norm: false
+      output_gate: none
+      bias: []
+      scale: null
+      key_scale: 1
     F:
       ffn: mlp
       act: silu
       gated: true
       hidden: 128
+      bias: false
+      multipliers: null
     H:
       parallel:
         branches: [A, M]
         combine: mean
+        in_scales: [1, 1]
+        out_scales: [1, 1]
   layout:
     pattern: MFAFHF
   sharing:

@@ -23,9 +23,9 @@ class MeshResolver {
   MeshResolver(const Config& config, int ranks) : config_(config), options_(config.options), mesh_(options_.parallel), ranks_(ranks) {}
 
   Degrees resolve() const {
+    refuse_where_uncut();
     expect_fit("parallel.context_runs", mesh_.context_runs, context_run_cuts());
     expect_fit("parallel.context", mesh_.context, context_cuts());
-    refuse_tensor_where_uncut();
     expect_fit("parallel.tensor", mesh_.tensor, tensor_cuts());
     check_pipeline();
     const Degrees degrees{.pipeline = mesh_.pipeline, .data = data_ranks(), .context = mesh_.context, .tensor = mesh_.tensor};
@@ -65,12 +65,19 @@ class MeshResolver {
     return {{name, "data.seq_len", options_.data.seq_len / mesh_.context_runs}};
   }
 
-  void refuse_tensor_where_uncut() const {
-    if (mesh_.tensor == 1) return;
-    for (const std::string& name : blocks_in_use())
-      if (std::holds_alternative<MoeOptions>(options_.model.blocks.at(name)))
-        throw config_.error("parallel.tensor", "model.blocks.{} (moe) cannot be cut over tensor ranks yet, given {}; use 1", name,
-                            mesh_.tensor);
+  void refuse_where_uncut() const {
+    for (const std::string& name : blocks_in_use()) {
+      const auto refuse = [&](const char* key, int64_t degree, const char* kind, const char* what) {
+        if (degree > 1)
+          throw config_.error(key, "model.blocks.{} ({}) cannot be cut over {} yet, given {}; use 1", name, kind, what, degree);
+      };
+      const BlockOptions& block = options_.model.blocks.at(name);
+      if (std::holds_alternative<MoeOptions>(block)) refuse("parallel.tensor", mesh_.tensor, "moe", "tensor ranks");
+      if (!std::holds_alternative<Mamba1Options>(block)) continue;
+      refuse("parallel.tensor", mesh_.tensor, "mamba1", "tensor ranks");
+      refuse("parallel.context", mesh_.context, "mamba1", "context ranks");
+      refuse("parallel.context_runs", mesh_.context_runs, "mamba1", "runs of a rank");
+    }
   }
 
   std::vector<Cut> tensor_cuts() const {

@@ -1,6 +1,4 @@
-// The section `model`: the templates of its blocks. Layout and sharing are read next door.
-#include <algorithm>
-
+// The section `model`. Each kind of block, layout and sharing are read next door.
 #include "trainer/config/sections.h"
 #include "trainer/config/words.h"
 
@@ -9,76 +7,19 @@ namespace {
 
 constexpr int64_t kByteVocabulary = 257;  // the bytes, and the end of a document
 
-void expect_divisor(const Node& node, int64_t given, const std::string& of, int64_t whole) {
-  if (whole % given != 0) throw node.error(fmt::format("expected a divisor of {} ({}), given {}", of, whole, given));
-}
-
-Mamba2Options read_mamba2(const Node& block) {
-  Mamba2Options mamba;
-  mamba.heads = block["heads"].size();
-  mamba.head_dim = block["head_dim"].size();
-  mamba.state = block["state"].size();
-  mamba.groups = block["groups"].size(1);
-  mamba.conv = block["conv"].size(4);
-  mamba.chunk = block["chunk"].size(128);
-  expect_divisor(block["groups"], mamba.groups, "heads", mamba.heads);
-  return mamba;
-}
-
-std::optional<RopeOptions> read_rope(const Node& node) {
-  if (!node.is(Value::kMap)) {
-    if (node.is(Value::kScalar) && node.text() != "none") throw node.expected("none or {theta: NUMBER}");
-    node.choice<bool>({{"none", false}}, false);
-    return {};
-  }
-  return RopeOptions{.theta = node["theta"].number(kPositive, RopeOptions().theta)};
-}
-
-int64_t read_head_dim(const Node& node, int64_t d_model, int64_t heads) {
-  if (!node.given() && d_model % heads != 0)
-    throw node.error(fmt::format("required where heads ({}) do not divide d_model ({})", heads, d_model));
-  return node.size(d_model / heads);
-}
-
-AttentionBlockOptions read_attention(const Node& block, int64_t d_model) {
-  AttentionBlockOptions attention;
-  attention.heads = block["heads"].size();
-  attention.kv_heads = block["kv_heads"].size(attention.heads);
-  attention.head_dim = read_head_dim(block["head_dim"], d_model, attention.heads);
-  attention.rope = read_rope(block["rope"]);
-  if (const Node window = block["window"]; !window.is_null(true)) attention.window = window.size();
-  expect_divisor(block["kv_heads"], attention.kv_heads, "heads", attention.heads);
-  if (attention.rope && attention.head_dim % 2 != 0)
-    throw block["head_dim"].error(fmt::format("expected an even number for rope, given {}", attention.head_dim));
-  return attention;
-}
-
 BlockOptions read_mixer(const Node& block, int64_t d_model) {
-  enum Mixer { kMamba2, kAttention };
-  if (block["mixer"].choice<Mixer>({{"mamba2", kMamba2}, {"attention", kAttention}}) == kMamba2) return read_mamba2(block);
+  enum Mixer { kMamba1, kMamba2, kAttention };
+  switch (block["mixer"].choice<Mixer>({{"mamba1", kMamba1}, {"mamba2", kMamba2}, {"attention", kAttention}})) {
+    case kMamba1: return read_mamba1(block, d_model);
+    case kMamba2: return read_mamba2(block);
+    case kAttention: break;
+  }
   return read_attention(block, d_model);
 }
 
 BlockOptions read_ffn(const Node& block) {
-  if (!block["ffn"].choice<bool>({{"mlp", true}, {"moe", false}})) return read_moe(block);
-  block["act"].choice<bool>({{"silu", true}}, true);
-  block["gated"].choice<bool>({{"true", true}}, true);
-  return MlpOptions{.hidden = block["hidden"].size()};
-}
-
-bool is_single_mixer(const BlockOptions& block) { return is_mixer(block) && !std::holds_alternative<ParallelOptions>(block); }
-
-ParallelOptions read_branches(const Node& node, const std::map<std::string, BlockOptions>& blocks) {
-  ParallelOptions parallel;
-  for (const Node& item : node["branches"].items()) {
-    const std::string name = read_block_name(item, blocks, is_single_mixer, "a block with a mixer");
-    if (std::count(parallel.branches.begin(), parallel.branches.end(), name) > 0)
-      throw item.error(fmt::format("{} is a branch already", name));
-    parallel.branches.push_back(name);
-  }
-  if (parallel.branches.size() < 2) throw node["branches"].expected("two or more blocks");
-  parallel.combine = node["combine"].choice<Combine>({{"sum", Combine::kSum}, {"mean", Combine::kMean}}, parallel.combine);
-  return parallel;
+  if (block["ffn"].choice<bool>({{"mlp", true}, {"moe", false}})) return read_mlp(block);
+  return read_moe(block);
 }
 
 std::map<std::string, BlockOptions> read_blocks(const Node& node, int64_t d_model) {
@@ -93,7 +34,7 @@ std::map<std::string, BlockOptions> read_blocks(const Node& node, int64_t d_mode
       blocks[block.key()] = what == "mixer" ? read_mixer(block, d_model) : read_ffn(block);
     }
   }
-  for (const Node& block : parallel) blocks[block.key()] = read_branches(block["parallel"], blocks);
+  for (const Node& block : parallel) blocks[block.key()] = read_parallel_block(block["parallel"], blocks);
   return blocks;
 }
 
@@ -103,7 +44,38 @@ int64_t read_vocabulary(const Node& tokenizer) {
   return kByteVocabulary;
 }
 
+NormOptions read_norm(const Node& node, const NormOptions& otherwise) {
+  NormOptions norm;
+  norm.type = node["type"].choice<NormOptions::Type>({{"rms", NormOptions::kRms}, {"layer", NormOptions::kLayer}}, otherwise.type);
+  norm.eps = node["eps"].number(kPositive, otherwise.eps);
+  const bool rms = norm.type == NormOptions::kRms;
+  norm.zero_centered = node["zero_centered"].flag(rms && otherwise.zero_centered);
+  if (norm.zero_centered && !rms) throw node["zero_centered"].error("only an rms norm can be zero-centered");
+  return norm;
+}
+
+ScaleOptions read_scales(const Node& node) {
+  return {.embed = node["embed"].number(kPositive, 1),
+          .residual = node["residual"].number(kPositive, 1),
+          .logits = node["logits"].number(kPositive, 1)};
+}
+
+InitOptions read_init(const Node& node) {
+  InitOptions init;
+  init.weights =
+      node["weights"].choice<InitOptions::Weights>({{"kaiming", InitOptions::kKaiming}, {"normal", InitOptions::kNormal}}, init.weights);
+  init.std = node["std"].number(kPositive, init.std);
+  init.embedding_std = node["embedding_std"].number(kPositive, init.embedding_std);
+  init.residual = node["residual"].choice<InitOptions::Residual>({{"sqrt_depth", InitOptions::kSqrtDepth}, {"none", InitOptions::kNone}},
+                                                                 init.residual);
+  return init;
+}
+
 }  // namespace
+
+void expect_divisor(const Node& node, int64_t given, const std::string& of, int64_t whole) {
+  if (whole % given != 0) throw node.error(fmt::format("expected a divisor of {} ({}), given {}", of, whole, given));
+}
 
 bool is_ffn(const BlockOptions& block) { return std::holds_alternative<MlpOptions>(block) || std::holds_alternative<MoeOptions>(block); }
 bool is_mixer(const BlockOptions& block) { return !is_ffn(block); }
@@ -131,6 +103,10 @@ ModelOptions read_model(const Node& node) {
   model.d_model = node["d_model"].size();
   model.vocabulary = read_vocabulary(node["tokenizer"]);
   model.tie_embeddings = node["tie_embeddings"].flag(false);
+  model.norm = read_norm(node["norm"], {});
+  model.final_norm = read_norm(node["final_norm"], model.norm);
+  model.scales = read_scales(node["scales"]);
+  model.init = read_init(node["init"]);
   model.blocks = read_blocks(node["blocks"], model.d_model);
   model.layers = read_layout(node["layout"], model.blocks);
   read_sharing(node["sharing"], model);

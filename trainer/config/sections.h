@@ -1,6 +1,7 @@
 // The readers of the configuration's sections. They check what holds whatever the number of ranks.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -10,7 +11,12 @@
 namespace ropewalk {
 
 ModelOptions read_model(const Node& node);
+Mamba1Options read_mamba1(const Node& block, int64_t d_model);
 MoeOptions read_moe(const Node& block);
+Mamba2Options read_mamba2(const Node& block);
+AttentionBlockOptions read_attention(const Node& block, int64_t d_model);
+MlpOptions read_mlp(const Node& block);
+ParallelOptions read_parallel_block(const Node& node, const std::map<std::string, BlockOptions>& blocks);
 std::vector<std::vector<std::string>> read_layout(const Node& node, const std::map<std::string, BlockOptions>& blocks);
 void read_sharing(const Node& node, ModelOptions& model);
 OptimizerOptions read_optimizer(const Node& node);
@@ -19,6 +25,17 @@ TrainOptions read_train(const Node& node);
 MeshOptions read_parallel(const Node& node);
 CheckpointOptions read_checkpoint(const Node& node);
 RunOptions read_run(const Node& node, const std::string& default_dir);
+
+void expect_divisor(const Node& node, int64_t given, const std::string& of, int64_t whole);
+// null, or so many factors.
+template <size_t N>
+std::optional<std::array<double, N>> read_multipliers(const Node& node) {
+  if (node.is_null(true)) return {};
+  const std::vector<double> factors = node.numbers(kPositive, std::vector<double>(N, 1));
+  std::array<double, N> multipliers;
+  std::copy_n(factors.begin(), N, multipliers.begin());
+  return multipliers;
+}
 
 bool is_mixer(const BlockOptions& block);  // a mixer, or several side by side
 bool is_ffn(const BlockOptions& block);

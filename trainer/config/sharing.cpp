@@ -69,9 +69,10 @@ class SharingReader {
     if (layer <= from) throw node.error(fmt::format("expected a layer after {}, given {}", from, layer));
     const AttentionBlockOptions *mine = attention(layer), *theirs = attention(from);
     if (!mine) throw node.error(fmt::format("expected a layer with one attention block, given layer {} ({})", layer, name(layer)));
-    if (mine->kv_heads != theirs->kv_heads || mine->head_dim != theirs->head_dim || mine->rope != theirs->rope)
-      throw node.error(fmt::format("expected kv_heads, head_dim and rope of layer {} ({}), which layer {} ({}) has not", from, name(from),
-                                   layer, name(layer)));
+    if (mine->kv_heads != theirs->kv_heads || mine->head_dim != theirs->head_dim || mine->rope != theirs->rope ||
+        mine->qk_norm != theirs->qk_norm || mine->key_scale != theirs->key_scale)
+      throw node.error(fmt::format("expected kv_heads, head_dim, rope, qk_norm and key_scale of layer {} ({}), which layer {} ({}) has not",
+                                   from, name(from), layer, name(layer)));
     if (shared_.count(layer)) throw node.error(fmt::format("layer {} shares its parameters: it needs keys and values of its own", layer));
     if (!consumers_.insert(layer).second) throw node.error(fmt::format("layer {} uses another layer's keys and values already", layer));
     return layer;
