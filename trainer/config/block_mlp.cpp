@@ -3,11 +3,15 @@
 
 namespace ropewalk {
 
-MlpOptions read_mlp(const Node& block) {
-  MlpOptions mlp;
-  mlp.act = block["act"].choice<Activation>(
+Activation read_activation(const Node& node) {
+  return node.choice<Activation>(
       {{"silu", Activation::kSilu}, {"gelu", Activation::kGelu}, {"gelu_tanh", Activation::kGeluTanh}, {"relu2", Activation::kRelu2}},
       Activation::kSilu);
+}
+
+MlpOptions read_mlp(const Node& block) {
+  MlpOptions mlp;
+  mlp.act = read_activation(block["act"]);
   mlp.gated = block["gated"].flag(true);
   mlp.hidden = block["hidden"].size();
   mlp.bias = block["bias"].flag(false);

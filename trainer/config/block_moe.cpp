@@ -65,9 +65,7 @@ MoeOptions read_moe(const Node& block) {
   MoeOptions moe;
   moe.experts = block["experts"].size();
   moe.hidden = block["hidden"].size();
-  moe.act = block["act"].choice<Activation>(
-      {{"silu", Activation::kSilu}, {"gelu", Activation::kGelu}, {"gelu_tanh", Activation::kGeluTanh}, {"relu2", Activation::kRelu2}},
-      moe.act);
+  moe.act = read_activation(block["act"]);
   moe.gated = block["gated"].flag(true);
   read_router(block, moe);
   moe.router_bias = block["router_bias"].flag(false);
