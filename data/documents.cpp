@@ -2,6 +2,10 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
+
+#include "data/encode_all.h"
+
 namespace ropewalk {
 namespace {
 
@@ -12,17 +16,17 @@ uint64_t hash(const std::vector<T>& values, uint64_t seed = 0) {
 
 }  // namespace
 
-Documents::Documents(const std::vector<std::string>& texts, const Tokenizer& tokenizer) : end_of_document_(tokenizer.end_of_document()) {
-  for (const std::string& text : texts) {
-    const std::vector<Token> tokens = tokenizer.encode(text);
+TextDocuments::TextDocuments(const std::vector<std::string>& texts, const Tokenizer& tokenizer)
+    : end_of_document_(tokenizer.end_of_document()) {
+  for (const std::vector<Token>& tokens : encode_all(tokenizer, texts)) {
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     begins_.push_back(std::ssize(tokens_));
   }
-  digest_ = hash(tokens_, hash(begins_));
+  digest_ = hash(tokens_, hash(begins_, static_cast<uint64_t>(end_of_document_.value_or(-1))));
 }
 
-std::span<const Token> Documents::operator[](int64_t document) const {
-  return std::span(tokens_).subspan(begins_[document], begins_[document + 1] - begins_[document]);
+void TextDocuments::read(int64_t document, int64_t begin, std::span<int64_t> into) const {
+  std::copy_n(tokens_.begin() + begins_[document] + begin, into.size(), into.begin());
 }
 
 }  // namespace ropewalk

@@ -4,8 +4,6 @@
 #include <cstdint>
 #include <numeric>
 
-#include "data/error.h"
-
 namespace ropewalk {
 namespace {
 
@@ -34,6 +32,11 @@ HoldOut last_bytes(std::vector<std::string> documents, int64_t bytes) {
 
 }  // namespace
 
+DataError nothing_left(double share, int64_t documents, const std::string& amount, bool training) {
+  return DataError(fmt::format("data.validation: {} of {} documents ({}) leaves nothing for {}; change the share or give more text", share,
+                               documents, amount, training ? "training" : "validation"));
+}
+
 HoldOut hold_out(std::vector<std::string> documents, double share) {
   expect(0 <= share && share < 1, "data.validation: expected a share in [0, 1), given {}", share);
   if (share == 0) return {.train = std::move(documents), .validation = {}};
@@ -42,10 +45,8 @@ HoldOut hold_out(std::vector<std::string> documents, double share) {
   HoldOut parts = static_cast<double>(count) < 1 / share
                       ? last_bytes(std::move(documents), std::llround(share * static_cast<double>(bytes)))
                       : every_nth(std::move(documents), std::llround(1 / share));
-  if (parts.train.empty() || parts.validation.empty()) {
-    throw DataError(fmt::format("data.validation: {} of {} documents ({} bytes) leaves nothing for {}; change the share or give more text",
-                                share, count, bytes, parts.train.empty() ? "training" : "validation"));
-  }
+  if (parts.train.empty() || parts.validation.empty())
+    throw nothing_left(share, static_cast<int64_t>(count), fmt::format("{} bytes", bytes), parts.train.empty());
   return parts;
 }
 

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "data/error.h"
+
 namespace ropewalk {
 
 struct HoldOut {
@@ -14,5 +16,8 @@ struct HoldOut {
 // share documents, holds out the last share of the bytes instead, cutting a document where that falls inside it. A share of 0 holds out
 // nothing. Throws DataError where nothing would be left for one of the two.
 HoldOut hold_out(std::vector<std::string> documents, double share);
+
+// The error of a share that leaves nothing: of so many documents, so many bytes or tokens.
+DataError nothing_left(double share, int64_t documents, const std::string& amount, bool training);
 
 }  // namespace ropewalk

@@ -15,13 +15,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-DataError unreadable(const fs::path& path, const std::error_code& reason) {
-  return DataError(fmt::format(
-      "data.source.path: cannot read {}: {}; expected a file or folder of text (relative paths are taken from the working folder, {})",
-      path.string(), reason.message(), fs::current_path().string()));
+DataError unreadable(const std::string& key, const fs::path& path, const std::error_code& reason) {
+  return DataError(
+      fmt::format("{}: cannot read {}: {}; expected a file or folder of text (relative paths are taken from the working folder, {})", key,
+                  path.string(), reason.message(), fs::current_path().string()));
 }
 
-std::vector<fs::path> files_below(const fs::path& folder) try {
+std::vector<fs::path> files_below(const std::string& key, const fs::path& folder) try {
   std::vector<fs::path> files;
   for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::recursive_directory_iterator(); ++entry) {
     const bool hidden = entry->path().filename().string().starts_with('.');
@@ -31,15 +31,15 @@ std::vector<fs::path> files_below(const fs::path& folder) try {
   std::sort(files.begin(), files.end());
   return files;
 } catch (const fs::filesystem_error& error) {
-  throw unreadable(error.path1().empty() ? folder : error.path1(), error.code());
+  throw unreadable(key, error.path1().empty() ? folder : error.path1(), error.code());
 }
 
-std::string read_file(const fs::path& path) {
+std::string read_file(const std::string& key, const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   std::string text;
   std::array<char, 1 << 16> block;
   while (file.read(block.data(), block.size()), file.gcount() > 0) text.append(block.data(), file.gcount());
-  if (!file.eof()) throw unreadable(path, std::error_code(errno, std::generic_category()));
+  if (!file.eof()) throw unreadable(key, path, std::error_code(errno, std::generic_category()));
   return text;
 }
 
@@ -75,19 +75,25 @@ std::vector<std::string> split(std::string text, DocumentEnd end) {
 
 }  // namespace
 
-std::vector<std::string> read_documents(const TextSource& source) {
+void for_each_document(const TextSource& source, const std::function<void(std::string)>& take) {
   std::error_code ignored;  // what is not a folder is read as a file, and that says what is wrong with it
   const bool folder = fs::is_directory(source.path, ignored);
-  std::vector<std::string> documents;
-  for (const fs::path& file : folder ? files_below(source.path) : std::vector{fs::path(source.path)}) {
-    for (std::string& document : split(read_file(file), source.documents)) {
-      if (!document.empty()) documents.push_back(std::move(document));
+  bool any = false;
+  for (const fs::path& file : folder ? files_below(source.key, source.path) : std::vector{fs::path(source.path)}) {
+    for (std::string& document : split(read_file(source.key, file), source.documents)) {
+      if (document.empty()) continue;
+      any = true;
+      take(std::move(document));
     }
   }
-  if (documents.empty()) {
+  if (!any)
     throw DataError(
-        fmt::format("data.source.path: expected at least one document in {}, found none; name a text that is not empty", source.path));
-  }
+        fmt::format("{}: expected at least one document in {}, found none; name a text that is not empty", source.key, source.path));
+}
+
+std::vector<std::string> read_documents(const TextSource& source) {
+  std::vector<std::string> documents;
+  for_each_document(source, [&](std::string document) { documents.push_back(std::move(document)); });
   return documents;
 }
 

@@ -15,6 +15,22 @@ void add_config_arguments(CLI::App& verb, ConfigArguments& arguments) {
   verb.add_option("OVERRIDES", arguments.overrides, "key.path=value ...");
 }
 
+void add_tokenize_arguments(CLI::App& verb, TokenizeArguments& arguments) {
+  const std::map<std::string, DocumentEnd> ends = {
+      {"file", DocumentEnd::kFile}, {"form_feed", DocumentEnd::kFormFeed}, {"blank_line", DocumentEnd::kBlankLine}};
+  verb.add_option("TEXT", arguments.text, "file or folder")->required();
+  verb.add_option("PREFIX", arguments.prefix, "writes PREFIX.idx and PREFIX.bin")->required();
+  verb.add_option("--documents", arguments.documents, "what ends a document (default: file)")
+      ->transform(CLI::CheckedTransformer(ends).description("file, form_feed or blank_line"));
+  CLI::Option* tokenizer = verb.add_option("--tokenizer", arguments.tokenizer, "bytes, or a SentencePiece model")->capture_default_str();
+  CLI::Option* train = verb.add_flag("--train", arguments.train, "train a SentencePiece model on the text first: PREFIX.model");
+  CLI::Option* vocab = verb.add_option("--vocab", arguments.training.vocabulary, "pieces of the model to train");
+  CLI::Option* type = verb.add_option("--model-type", arguments.training.model_type, "of the model to train")->capture_default_str();
+  train->excludes(tokenizer)->needs(vocab);
+  vocab->needs(train)->check(CLI::PositiveNumber);
+  type->needs(train)->check(CLI::IsMember({"unigram", "bpe"}));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -59,6 +75,11 @@ int main(int argc, char** argv) {
   inspect_verb->add_flag("--verify", inspected.verify, "read and check every byte");
   inspect_verb->add_flag("--digest", inspected.digest, "one hash of the weights and one of the optimizer state, whatever mesh wrote them");
   inspect_verb->callback([&] { verb = [&] { inspect(inspected); }; });
+
+  TokenizeArguments tokenized;
+  CLI::App* tokenize_verb = app.add_subcommand("tokenize", "text to an indexed dataset; trains a tokenizer for it");
+  add_tokenize_arguments(*tokenize_verb, tokenized);
+  tokenize_verb->callback([&] { verb = [&] { tokenize(tokenized); }; });
 
   try {
     app.parse(argc, argv);

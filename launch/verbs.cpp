@@ -35,17 +35,17 @@ void eval(const Job& job, const ConfigArguments& arguments) {
   const Options& options = config.options;
   const Group world = job.world(options.run.timeout);
   const RankModel model(options, world, resolve_mesh(config, world.size()));
-  std::optional<SplitDocuments> documents;
+  Dataset data;
   agree(world, [&] {
-    documents.emplace(load_documents(options.data));
+    data = load_dataset(options.data, *make_tokenizer(options.tokenizer), options.train.seed);
+    if (!data.validation) throw config.error("data.validation", "nothing is held out; give a share, or data.validation_source");
     CheckpointReader reader(checkpoint_of(options.run));
     load_weights(reader, model.store());
   });
-  const int64_t bytes = documents->validation.tokens();
-  const ValidationRows rows(std::move(documents->validation), options.data.seq_len, options.data.packed);
-  const Evaluation evaluation = evaluate(model, rows, options.train.micro_batch);
-  if (world.rank() == 0)
-    fmt::print("val_loss {:.6f}  bits_per_byte {:.6f}  over {} bytes\n", evaluation.loss(), evaluation.bits_per_byte(bytes), bytes);
+  const Evaluation evaluation = evaluate(model, data, options.train.micro_batch);
+  const std::string over =
+      evaluation.bytes ? fmt::format("{} bytes", *evaluation.bytes) : fmt::format("{:.0f} targets", evaluation.targets);
+  if (world.rank() == 0) fmt::print("{}  over {}\n", evaluation.describe(), over);
 }
 
 void params(const ConfigArguments& arguments) {
@@ -56,9 +56,10 @@ void generate(const std::string& checkpoint, const GenerateOptions& options) {
   CheckpointReader reader(checkpoint);
   Config config = parse_config(reader.meta().config, checkpoint, {});
   config.options.parallel = {};
+  const auto tokenizer = make_tokenizer(config.options.tokenizer);
   const RankModel model(config.options, Group(), {});
   load_weights(reader, model.store());
-  generate(model, ByteTokenizer(), options, [](const std::string& text) {
+  generate(model, *tokenizer, options, [](const std::string& text) {
     fmt::print("{}", text);
     std::fflush(stdout);
   });
@@ -72,6 +73,20 @@ void inspect(const InspectArguments& arguments) {
     fmt::print("weights {}\noptimizer {}\n", weights_digest(reader), optimizer_digest(reader));
   else
     fmt::print("{}{}", describe_checkpoint(reader, arguments.checkpoint), arguments.verify ? "every byte is as it was written\n" : "");
+}
+
+void tokenize(const TokenizeArguments& arguments) {
+  TokenizeOptions options{.text = {.path = arguments.text, .documents = arguments.documents, .key = "TEXT"},
+                          .prefix = arguments.prefix,
+                          .tokenizer = {},
+                          .training = {}};
+  if (arguments.train)
+    options.training = arguments.training;
+  else if (arguments.tokenizer != "bytes")
+    options.tokenizer = {.kind = TokenizerOptions::kSentencePiece, .path = arguments.tokenizer};
+  const TokenizeReport report = tokenize(options);
+  fmt::print("{0}.idx, {0}.bin: {1} documents, {2} tokens for {3} bytes of text, {4:.3f} bytes a token\n", options.prefix, report.documents,
+             report.tokens, report.bytes, static_cast<double>(report.bytes) / static_cast<double>(report.tokens));
 }
 
 }  // namespace ropewalk

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "data/tokenize.h"
 #include "trainer/generate.h"
 #include "trainer/job.h"
 
@@ -24,5 +25,13 @@ struct InspectArguments {
   bool verify = false, digest = false;
 };
 void inspect(const InspectArguments& arguments);
+
+struct TokenizeArguments {
+  std::string text, prefix, tokenizer = "bytes";
+  DocumentEnd documents = DocumentEnd::kFile;
+  bool train = false;
+  SentencePieceTraining training;
+};
+void tokenize(const TokenizeArguments& arguments);
 
 }  // namespace ropewalk

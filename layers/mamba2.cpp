@@ -1,6 +1,7 @@
 #include "layers/mamba2.h"
 
 #include "kernels/causal_conv1d/causal_conv1d.h"
+#include "kernels/gated_norm/gated_norm.h"
 #include "kernels/gated_rms_norm/gated_rms_norm.h"
 #include "kernels/linear/linear.h"
 #include "kernels/scale_segments/scale_segments.h"
@@ -64,6 +65,8 @@ Var Mamba2::gated(const Var& y_BSI, const Var& z_BSI) const {
   if (order == GateNormOptions::kNone) return gated_activation(z_BSI, y_BSI, Activation::kSilu);
   const bool all = group == GateNormOptions::kAll;
   const int64_t groups_here = all ? 1 : groups_, group_width = options_.heads * options_.head_dim / (all ? 1 : options_.groups);
+  if (order == GateNormOptions::kGateFirst && norm_group_.size() == 1)
+    return gated_norm(y_BSI, z_BSI, norm_weight_, groups_here, build_.norm.eps);
   // A group's channels may lie on several ranks.
   const Var squares_BSG = tp_sum_statistic(
       order == GateNormOptions::kGateFirst ? gated_square_sum(y_BSI, z_BSI, groups_here) : square_sum(y_BSI, groups_here), norm_group_);

@@ -4,6 +4,7 @@
 
 #include "kernels/embedding/embedding.h"
 #include "kernels/linear/linear.h"
+#include "kernels/top_logits/top_logits.h"
 #include "kernels/weighted_sum/weighted_sum.h"
 #include "layers/build_stack.h"
 
@@ -87,6 +88,20 @@ Var HybridModel::head_loss(const Var& x, const Context& ctx) const {
   const Var normed = tp_enter(final_norm_(x, ctx.dtype), placement_.tp);
   const HeadScores scores = head_scores(normed, head_, targets, first_row_, options_.scales.logits);
   return cross_entropy(tp_vocabulary_sum(scores, placement_.tp), targets);
+}
+
+int64_t HybridModel::count_right(const Var& x, const Context& ctx) const {
+  const Var normed = tp_enter(final_norm_(x, ctx.dtype), placement_.tp);
+  const Tensor targets = ctx.batch.targets_BS.packed();
+  const Tensor best = Tensor::empty(targets.shape(), wide(normed.dtype())), row = empty_like(targets), right = zeros_like(best);
+  launch(
+      Cpu{},
+      TopLogits{.top_logit = best, .top_row = row, .x = normed.data(), .weight = head_.data(), .target = targets, .first_row = first_row_});
+  for (int64_t i = 0; i < targets.numel(); ++i) {
+    const int64_t target = targets.data<int64_t>()[i];
+    if (target != kIgnored && row.data<int64_t>()[i] == target) right.reshape({targets.numel()}).narrow(0, i, 1).fill(1);
+  }
+  return tp_count_right(best, right, placement_.tp);
 }
 
 Carry HybridModel::forward(Carry carry, const Context& ctx) const {

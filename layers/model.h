@@ -27,6 +27,10 @@ class HybridModel : public Stage {
   Carry forward(Carry carry, const Context& ctx) const override;
   Ports ports() const override;
 
+  // How many scored targets of the microbatch have the largest logit, given the stream that leaves the last stage (`carry.x`).
+  // Collective over the tensor ranks; the same on each.
+  int64_t count_right(const Var& x, const Context& ctx) const;
+
   // For decoding, on one stage that holds all: the states of all call sites, and the logits of each row's last token [B, V] wide.
   std::vector<State> make_states(int64_t batch, int64_t capacity, DType dtype) const;
   Tensor next_logits(const Tensor& tokens_BS, const Context& ctx) const;

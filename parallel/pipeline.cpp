@@ -118,14 +118,16 @@ LossSums Pipeline::forward_backward(const std::vector<Microbatch>& batches, cons
   return sums;
 }
 
-double Pipeline::forward(const std::vector<Microbatch>& batches) const {
+double Pipeline::forward(const std::vector<Microbatch>& batches, const Arrival& arrive) const {
   double cross_entropy = 0;
   for (const Microbatch& batch : batches) {
     const Carry carry = stage_.forward(receive(batch, nullptr), context(batch, false));
-    if (last())
-      cross_entropy += carry.cross_entropy.data().item();
-    else
+    if (!last()) {
       send(carry);
+      continue;
+    }
+    cross_entropy += carry.cross_entropy.data().item();
+    if (arrive) arrive(carry, context(batch, false));
   }
   return cross_entropy;
 }

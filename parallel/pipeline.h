@@ -36,12 +36,14 @@ struct LossSums {
 
 class Pipeline {
  public:
+  using Arrival = std::function<void(const Carry&, const Context&)>;
+
   Pipeline(const Stage& stage, const Mesh& mesh, const PipelineOptions& options) : stage_(stage), mesh_(mesh), options_(options) {}
 
   // All forward, then all backward: gradients of the scaled losses of all microbatches are added to the parameters.
   LossSums forward_backward(const std::vector<Microbatch>& batches, const LossScales& scales) const;
-  // The summed cross-entropy alone.
-  double forward(const std::vector<Microbatch>& batches) const;
+  // The summed cross-entropy alone. On the last stage `arrive` sees what leaves the model, a microbatch at a time.
+  double forward(const std::vector<Microbatch>& batches, const Arrival& arrive = {}) const;
 
  private:
   struct InFlight;

@@ -86,6 +86,20 @@ Var tp_sum_statistic(const Var& s, const Group& group) {
                 [group](Backprop& b) { b.give(0, group.all_reduce(b.dy(0), "tp_sum_statistic.backward")); });
 }
 
+int64_t tp_count_right(const Tensor& best, const Tensor& right, const TensorParallel& tp) {
+  const int64_t n = best.numel();
+  const auto bests = tp.group.all_gather(best.reshape({1, n}), 0, "tp_count_right").to_vector<double>();
+  const auto rights = tp.group.all_gather(right.reshape({1, n}), 0, "tp_count_right").to_vector<double>();
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    int64_t winner = i;
+    for (int64_t at = i + n; at < std::ssize(bests); at += n)
+      if (bests[at] > bests[winner]) winner = at;
+    count += rights[winner] == 1;
+  }
+  return count;
+}
+
 HeadScores tp_vocabulary_sum(const HeadScores& scores, const TensorParallel& tp) {
   const Group& group = tp.group;
   if (group.size() == 1) return scores;

@@ -30,4 +30,8 @@ Var tp_sum_statistic(const Var& s, const Group& group);
 // counts once; so the gradient that comes back is equal everywhere, and a rank's share of it is its softmax weight.
 HeadScores tp_vocabulary_sum(const HeadScores& scores, const TensorParallel& tp);
 
+// How many answers are right where each rank knows the best of its own rows of the vocabulary: for each answer the rank's best logit and,
+// as 1 or 0, whether that row is right. The first of the largest logits decides. Equal on every rank.
+int64_t tp_count_right(const Tensor& best, const Tensor& right, const TensorParallel& tp);
+
 }  // namespace ropewalk

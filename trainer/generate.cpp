@@ -44,7 +44,8 @@ Tensor Decoder::feed(const std::vector<int64_t>& tokens) {
 
 void generate(const RankModel& model, const Tokenizer& tokenizer, const GenerateOptions& options,
               const std::function<void(const std::string&)>& emit) {
-  const Token end = tokenizer.end_of_document();
+  if (!tokenizer.has_text()) throw Error(2, "generate: expected a model with a tokenizer, given one with model.tokenizer: {vocab: N}");
+  const Token end = *tokenizer.end_of_document();
   std::vector<int64_t> next = {end};  // as a token, the end opens a document
   for (const Token token : tokenizer.encode(options.prompt)) next.push_back(token);
   emit(options.prompt);
@@ -54,7 +55,7 @@ void generate(const RankModel& model, const Tokenizer& tokenizer, const Generate
     const int64_t token = sample(decoder.feed(next), options, random.uniform(static_cast<uint64_t>(i)));
     if (token == end) return;
     next = {token};
-    emit(tokenizer.decode(std::vector<Token>{static_cast<Token>(token)}));
+    emit(tokenizer.text_of(static_cast<Token>(token)));
   }
 }
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "data/text_source.h"
+#include "data/options.h"
 #include "kernels/autograd/tape.h"
 #include "layers/options.h"
 #include "parallel/parameter.h"
@@ -47,15 +47,6 @@ struct OptimizerOptions {
   bool operator==(const OptimizerOptions&) const = default;
 };
 
-struct DataOptions {
-  std::string path;
-  DocumentEnd documents = DocumentEnd::kFile;
-  int64_t seq_len = 0;
-  bool packed = true;
-  double validation = 0;  // share held out
-  bool operator==(const DataOptions&) const = default;
-};
-
 enum class Precision { kFp64, kFp32, kBf16 };
 struct TrainOptions {
   int64_t steps = 0, batch = 0, micro_batch = 1;
@@ -89,6 +80,7 @@ struct RunOptions {
 };
 
 struct Options {
+  TokenizerOptions tokenizer;
   ModelOptions model;
   OptimizerOptions optimizer;
   DataOptions data;

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "data/error.h"
-#include "data/hold_out.h"
 #include "kernels/tensor/allocator.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/checkpoint_writer.h"
@@ -22,35 +21,25 @@ constexpr int64_t kMostSkippedInARow = 20;  // non-finite steps after which a ru
 
 ordered_json number(double value) { return std::isfinite(value) ? ordered_json(value) : ordered_json(nullptr); }
 
-SplitDocuments load_agreed(const DataOptions& data, const Group& world) {
-  std::optional<SplitDocuments> documents;
-  agree(world, [&] { documents.emplace(load_documents(data)); });
-  return std::move(*documents);
+Dataset load_agreed(const Options& options, const Group& world) {
+  Dataset data;
+  agree(world, [&] { data = load_dataset(options.data, *make_tokenizer(options.tokenizer), options.train.seed); });
+  return data;
 }
 
 }  // namespace
 
-SplitDocuments load_documents(const DataOptions& data) {
-  const HoldOut split = hold_out(read_documents({.path = data.path, .documents = data.documents}), data.validation);
-  const ByteTokenizer tokenizer;
-  return {Documents(split.train, tokenizer), Documents(split.validation, tokenizer)};
-}
-
-Trainer::Trainer(const Config& config, const Group& world, SplitDocuments documents)
+Trainer::Trainer(const Config& config, const Group& world)
     : config_(config),
       options_(config.options),
       world_(world),
-      sequences_(std::move(documents.train), options_.train.seed, options_.data.seq_len, options_.data.packed),
+      data_(load_agreed(options_, world)),
       model_(options_, world, resolve_mesh(config, world.size())),
       optimizer_(options_.optimizer, model_.declarations(), model_.store(), options_.train.steps),
       train_step_(model_, optimizer_, {.clip = options_.train.clip}),
       folder_(options_.run.dir) {
-  validation_bytes_ = documents.validation.tokens();
-  if (validation_bytes_ > 0) validation_.emplace(std::move(documents.validation), options_.data.seq_len, options_.data.packed);
   agree(world_, [this] { resume(); });
 }
-
-Trainer::Trainer(const Config& config, const Group& world) : Trainer(config, world, load_agreed(config.options.data, world)) {}
 
 void Trainer::resume() {
   const std::string& how = options_.run.resume;
@@ -73,10 +62,10 @@ void Trainer::check_resumable(const CheckpointReader& reader, const std::string&
   const auto changes = changes_that_need_branch(parse_config(meta.config, folder, {}), config_);
   if (!changes.empty() && !branch)
     throw config_.error("run.resume", "{} differs in {}; run.resume=branch goes on all the same", folder, join(changes, ", "));
-  const std::string digest = fmt::format("{:016x}", sequences_.documents().digest());
+  const std::string digest = fmt::format("{:016x}", data_.train->digest());
   if (!branch && meta.notes.at("data") != digest)
-    throw DataError(fmt::format("{}: is not the text that {} was trained on (digest {}, then {}); run.resume=branch goes on all the same",
-                                options_.data.path, folder, digest, meta.notes.at("data")));
+    throw DataError(fmt::format("data.source: is not what {} was trained on (digest {}, then {}); run.resume=branch goes on all the same",
+                                folder, digest, meta.notes.at("data")));
   if (meta.step > options_.train.steps)
     throw config_.error("train.steps", "expected at least the {} steps of {}, given {}", meta.step, folder, options_.train.steps);
 }
@@ -88,9 +77,12 @@ void Trainer::run() {
   }
   agree(world_, [this] { begin(); });
   Progress progress(step_, options_.train.steps);
+  const BatchPlan plan{options_.train.batch, options_.train.micro_batch, options_.parallel.context_runs};
+  const auto sequence = [this](int64_t i) { return data_.train->at(i); };
+  BatchLoader loader([&](int64_t step) { return make_batches(sequence, step, plan, model_.mesh()); }, step_, options_.train.steps);
   while (!finished()) {
     const auto begun = Clock::now();
-    const StepReport report = step();
+    const StepReport report = step(loader.next());
     const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
     const std::optional<Evaluation> evaluation = evaluate_if_due();
     log(report, seconds, evaluation);
@@ -103,13 +95,13 @@ void Trainer::begin() {
   if (!leader()) return;
   folder_.begin(config_.resolved, world_.size(), step_);
   log_to_file(folder_.log());
-  spdlog::info("{}: {} parameters on this rank, {} train and {} validation tokens, from step {}", folder_.path(),
-               model_.store().master().numel(), sequences_.documents().tokens(), validation_bytes_, step_);
+  spdlog::info("{}: {} parameters on this rank, {} train tokens, {} validation rows, from step {}", folder_.path(),
+               model_.store().master().numel(), data_.train->tokens(), data_.validation ? data_.validation->count() : 0, step_);
 }
 
 std::optional<Evaluation> Trainer::evaluate_if_due() const {
-  if (!validation_ || !(finished() || due(options_.train.eval_every))) return std::nullopt;
-  return evaluate(model_, *validation_, options_.train.micro_batch);
+  if (!data_.validation || !(finished() || due(options_.train.eval_every))) return std::nullopt;
+  return evaluate(model_, data_, options_.train.micro_batch);
 }
 
 void Trainer::show(Progress& progress, const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation) const {
@@ -118,14 +110,11 @@ void Trainer::show(Progress& progress, const StepReport& report, double seconds,
                  .grad_norm = report.grad_norm,
                  .tokens_per_second = static_cast<double>(tokens_a_step()) / seconds,
                  .memory_bytes = Allocator::host().stats().peak});
-  if (evaluation)
-    spdlog::info("step {}: val_loss {:.4f}, {:.4f} bits per byte", step_, evaluation->loss(), evaluation->bits_per_byte(validation_bytes_));
+  if (evaluation) spdlog::info("step {}: {}", step_, evaluation->describe());
 }
 
-StepReport Trainer::step() {
-  const BatchPlan plan{options_.train.batch, options_.train.micro_batch, options_.parallel.context_runs};
-  const auto sequence = [this](int64_t i) { return sequences_.at(i); };
-  const StepReport report = train_step_.run(step_, make_batches(sequence, step_, plan, model_.mesh()));
+StepReport Trainer::step(const std::vector<Microbatch>& batches) {
+  const StepReport report = train_step_.run(step_, batches);
   skipped_in_a_row_ = report.skipped ? skipped_in_a_row_ + 1 : 0;
   ++step_;
   if (report.skipped && leader()) spdlog::warn("step {}: gradient is not finite; nothing updated", step_);
@@ -142,7 +131,8 @@ void Trainer::log(const StepReport& report, double seconds, const std::optional<
   ordered_json metrics = {{"step", step_}, {"tokens", step_ * tokens_a_step()}, {"loss", number(report.loss)}};
   if (evaluation) {
     metrics["val_loss"] = number(evaluation->loss());
-    metrics["val_bits_per_byte"] = number(evaluation->bits_per_byte(validation_bytes_));
+    if (const auto bits = evaluation->bits_per_byte()) metrics["val_bits_per_byte"] = number(*bits);
+    if (const auto accuracy = evaluation->accuracy()) metrics["val_accuracy"] = number(*accuracy);
   }
   metrics["grad_norm"] = number(report.grad_norm);
   for (const auto& [kind, norm] : report.grad_norm_of) metrics[fmt::format("grad_norm/{}", name_of(kind))] = number(norm);
@@ -174,7 +164,7 @@ void Trainer::save() {
       .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
                           model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
       .version = ROPEWALK_VERSION,
-      .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", sequences_.documents().digest())}}};
+      .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", data_.train->digest())}}};
   const std::string folder = write_checkpoint(folder_.checkpoints(), meta, boxes_to_save(model_.store(), optimizer_), world_);
   saved_step_ = step_;
   agree(world_, [this] {

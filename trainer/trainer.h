@@ -1,7 +1,8 @@
 // The training run: data, model, optimizer, loop, checkpoints.
 #pragma once
 
-#include "data/sequence_index.h"
+#include "data/dataset.h"
+#include "trainer/batch_loader.h"
 #include "trainer/config/config.h"
 #include "trainer/evaluate.h"
 #include "trainer/progress.h"
@@ -10,12 +11,6 @@
 #include "trainer/train_step.h"
 
 namespace ropewalk {
-
-// The documents of a run's source, those held out apart.
-struct SplitDocuments {
-  Documents train, validation;
-};
-SplitDocuments load_documents(const DataOptions& data);
 
 class Trainer {
  public:
@@ -26,11 +21,10 @@ class Trainer {
   void run();
 
  private:
-  Trainer(const Config& config, const Group& world, SplitDocuments documents);
   void resume();
   void check_resumable(const CheckpointReader& reader, const std::string& folder) const;
   void begin();
-  StepReport step();
+  StepReport step(const std::vector<Microbatch>& batches);
   std::optional<Evaluation> evaluate_if_due() const;
   void log(const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation);
   void show(Progress& progress, const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation) const;
@@ -43,9 +37,7 @@ class Trainer {
   Config config_;
   Options options_;
   Group world_;
-  SequenceIndex sequences_;
-  std::optional<ValidationRows> validation_;  // none where nothing is held out
-  int64_t validation_bytes_ = 0;
+  Dataset data_;
   RankModel model_;
   Optimizer optimizer_;
   TrainStep train_step_;

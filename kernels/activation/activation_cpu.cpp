@@ -4,6 +4,7 @@
 #include "kernels/activation/activation.h"
 #include "kernels/tensor/math.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/prefetch.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -92,15 +93,22 @@ void backward_row(int64_t n, const T* dy, const T* x, T* dx) {
   for (int64_t i = 0; i < n; ++i) store(dx + i, Wide<T>(dy[i]) * F::at(Wide<T>(x[i])).slope);
 }
 
+// Both of one row of gate and up, which meanwhile fetch the next.
+
 template <class F, class T>
-void gated_forward_row(int64_t n, const T* gate, const T* up, Wide<T> scale, T* y) {
+void gated_forward_row(int64_t n, const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, Wide<T> scale, T* y) {
+  prefetch(n, gate + gate_stride);
+  prefetch(n, up + up_stride);
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) store(y + i, F::at(scale * Wide<T>(gate[i])).value * Wide<T>(up[i]));
 }
 
 template <class F, class T>
-void gated_backward_row(int64_t n, const T* dy, const T* gate, const T* up, Wide<T> scale, T* dgate, T* dup) {
+void gated_backward_row(int64_t n, const T* dy, const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, Wide<T> scale, T* dgate,
+                        T* dup) {
   using W = Wide<T>;
+  prefetch(n, gate + gate_stride);
+  prefetch(n, up + up_stride);
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const auto [value, slope] = F::at(scale * W(gate[i]));
@@ -134,7 +142,7 @@ template <class F, class T>
 void run(const GatedActivationForward& args) {
   const Rows<T> y = rows_of<T>(args.y), gate = rows_of<T>(args.gate), up = rows_of<T>(args.up);
   const auto scale = static_cast<Wide<T>>(args.scale);
-  for_rows(args.y, [&](int64_t i) { vectorized<gated_forward_row<F, T>>(y.width, gate[i], up[i], scale, y[i]); });
+  for_rows(args.y, [&](int64_t i) { vectorized<gated_forward_row<F, T>>(y.width, gate[i], gate.stride, up[i], up.stride, scale, y[i]); });
 }
 
 template <class F, class T>
@@ -142,7 +150,9 @@ void run(const GatedActivationBackward& args) {
   const Rows<T> dgate = rows_of<T>(args.dgate), dup = rows_of<T>(args.dup);
   const Rows<T> dy = rows_of<T>(args.dy), gate = rows_of<T>(args.gate), up = rows_of<T>(args.up);
   const auto scale = static_cast<Wide<T>>(args.scale);
-  for_rows(args.dgate, [&](int64_t i) { vectorized<gated_backward_row<F, T>>(dy.width, dy[i], gate[i], up[i], scale, dgate[i], dup[i]); });
+  for_rows(args.dgate, [&](int64_t i) {
+    vectorized<gated_backward_row<F, T>>(dy.width, dy[i], gate[i], gate.stride, up[i], up.stride, scale, dgate[i], dup[i]);
+  });
 }
 
 // Calls run<F, T>(args) for the function and the element type.

@@ -7,7 +7,7 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/score_tile.h"
-#include "kernels/matmul/tile.h"
+#include "kernels/matmul/products.h"
 #include "kernels/tensor/parallel_for.h"
 
 namespace ropewalk {
@@ -101,16 +101,16 @@ W* load_transposed(HeadRows<const T> from, W scale, int64_t columns, Scratch& sc
 }
 
 // scores [rows, columns] = streamed [rows, P] * fixed [P, columns].
-template <class W>
-void multiply(int64_t rows, int64_t columns, int64_t width, const W* streamed, const W* fixed, W* scores) {
-  std::fill(scores, scores + rows * columns, W(0));
-  vectorized<tile::multiply_add<W>>(rows, columns, width, {streamed, width}, fixed, columns, scores, columns);
+template <class T, class W>
+void multiply(tile::Products<T>& products, int64_t rows, int64_t columns, int64_t width, const W* streamed, const W* fixed, W* scores) {
+  products.multiply(rows, columns, width, {streamed, width}, fixed, columns, scores, columns);
 }
 
 // sums [columns, P] += factors^T * rows, where factors are the first columns of [n, stride], and rows [n, P].
-template <class W>
-void add_transposed(int64_t n, int64_t columns, int64_t stride, int64_t width, const W* factors, const W* rows, W* sums) {
-  vectorized<tile::multiply_add<W>>(columns, width, n, Matrix<W>{factors, stride}.transposed(), rows, width, sums, width);
+template <class T, class W>
+void add_transposed(tile::Products<T>& products, int64_t n, int64_t columns, int64_t stride, int64_t width, const W* factors, const W* rows,
+                    W* sums) {
+  products.add(columns, width, n, Matrix<W>{factors, stride}.transposed(), rows, width, sums, width);
 }
 
 // rows [n, width] *= factor [n].
@@ -203,6 +203,7 @@ class ForwardPass : Pass<T> {
   void attend(const QueryTile& queries, int64_t kv_head) const {
     const int64_t rows = queries.tokens.length * group_, columns = padded(rows);
     Scratch scratch;
+    tile::Products<T> products;
     const W* q = load_transposed(group_rows(q_, queries.tokens, kv_head), scale_, columns, scratch);
     W *k = scratch.take<W>(kKeys * width_), *v = scratch.take<W>(kKeys * width_), *scores = scratch.take<W>(kKeys * columns);
     W *y = scratch.take<W>(rows * width_, W(0)), *sum = scratch.take<W>(columns, W(0)), *decay = scratch.take<W>(columns);
@@ -210,11 +211,11 @@ class ForwardPass : Pass<T> {
     for_each_visible_tile(queries, [&](const TokenRange& keys) {
       vectorized<load<T, W>>(k_.rows(keys, kv_head), W(1), k);
       vectorized<load<T, W>>(v_.rows(keys, kv_head), W(1), v);
-      multiply(keys.length, columns, width_, k, q, scores);
+      multiply(products, keys.length, columns, width_, k, q, scores);
       score_tile::mask_by_key(visibility_, queries.tokens, keys, group_, columns, scores);
       vectorized<score_tile::softmax_step<W>>(keys.length, columns, scores, top, sum, decay);
       vectorized<scale_rows<W>>(rows, width_, decay, y);
-      add_transposed(keys.length, rows, columns, width_, scores, v, y);
+      add_transposed(products, keys.length, rows, columns, width_, scores, v, y);
     });
     finish(queries.tokens, kv_head, top, sum, y);
   }
@@ -278,6 +279,7 @@ class BackwardPass : Pass<T> {
   void query_gradient(const QueryTile& queries, int64_t kv_head, const HeadsView<T>& dq_view) const {
     const int64_t rows = queries.tokens.length * group_, columns = padded(rows);
     Scratch scratch;
+    tile::Products<T> products;
     const W* q = load_transposed(group_rows(q_, queries.tokens, kv_head), scale_, columns, scratch);
     const W* dy = load_transposed(group_rows(dy_, queries.tokens, kv_head), W(1), columns, scratch);
     W *k = scratch.take<W>(kKeys * width_), *v = scratch.take<W>(kKeys * width_);
@@ -288,11 +290,11 @@ class BackwardPass : Pass<T> {
     for_each_visible_tile(queries, [&](const TokenRange& keys) {
       vectorized<load<T, W>>(k_.rows(keys, kv_head), W(1), k);
       vectorized<load<T, W>>(v_.rows(keys, kv_head), W(1), v);
-      multiply(keys.length, columns, width_, k, q, scores);
-      multiply(keys.length, columns, width_, v, dy, slopes);
+      multiply(products, keys.length, columns, width_, k, q, scores);
+      multiply(products, keys.length, columns, width_, v, dy, slopes);
       score_tile::mask_by_key(visibility_, queries.tokens, keys, group_, columns, scores);
       vectorized<score_tile::slopes_by_column<W>>(keys.length, columns, lse, delta, scores, slopes);
-      add_transposed(keys.length, rows, columns, width_, slopes, k, dq);
+      add_transposed(products, keys.length, rows, columns, width_, slopes, k, dq);
     });
     vectorized<store<T, W>>(dq, scale_, group_rows(dq_view, queries.tokens, kv_head));
   }
@@ -313,6 +315,7 @@ class BackwardPass : Pass<T> {
   // Takes the scratch by value, so that the next use takes the same pieces again.
   void add_key_gradients(const KeyUse& use, int64_t kv_head, W* dk, W* dv, Scratch scratch) const {
     const int64_t columns = padded(use.keys.length), most_rows = tile_tokens() * group_;
+    tile::Products<T> products;
     const W* k = load_transposed(k_.rows(use.keys, kv_head), W(1), columns, scratch);
     const W* v = load_transposed(v_.rows(use.keys, kv_head), W(1), columns, scratch);
     W *q = scratch.take<W>(most_rows * width_), *dy = scratch.take<W>(most_rows * width_);
@@ -324,12 +327,12 @@ class BackwardPass : Pass<T> {
       vectorized<load<T, W>>(group_rows(dy_, queries, kv_head), W(1), dy);
       load_statistics(lse_, queries, kv_head, lse);
       load_statistics(delta_, queries, kv_head, delta);
-      multiply(rows, columns, width_, q, k, scores);
-      multiply(rows, columns, width_, dy, v, slopes);
+      multiply(products, rows, columns, width_, q, k, scores);
+      multiply(products, rows, columns, width_, dy, v, slopes);
       score_tile::mask_by_query(visibility_, queries, use.keys, group_, columns, scores);
       vectorized<score_tile::slopes_by_row<W>>(rows, columns, lse, delta, scores, slopes);
-      add_transposed(rows, use.keys.length, columns, width_, scores, dy, dv);
-      add_transposed(rows, use.keys.length, columns, width_, slopes, q, dk);
+      add_transposed(products, rows, use.keys.length, columns, width_, scores, dy, dv);
+      add_transposed(products, rows, use.keys.length, columns, width_, slopes, q, dk);
     });
   }
 

@@ -85,7 +85,6 @@ Vars Tape::write(const char* op, const Vars& inputs, const Tensors& outputs, Rul
   made.outputs = static_cast<int>(outputs.size());
   made.rule = std::move(rule);
   made.grads.resize(outputs.size());
-  made.own.resize(outputs.size());
   for (const Var& input : inputs) {
     Var link = input;
     link.tensor_ = {};
@@ -104,10 +103,8 @@ void Tape::accumulate(int64_t node, int output, const Tensor& dx) {
   }
   expect(sum.shape() == dx.shape() && sum.dtype() == dx.dtype(), "{}: gradient of output {}: expected {} {}, given {} {}", nodes_[node].op,
          output, sum.dtype(), sum.shape(), dx.dtype(), dx.shape());
-  if (!nodes_[node].own[output]) {  // a rule may have given one tensor to several inputs
-    sum = sum.contiguous_copy();
-    nodes_[node].own[output] = true;
-  }
+  // Someone else may hold it: a rule gave one tensor to several inputs, or keeps it for a weight part.
+  if (sum.storage().use_count() > 1) sum = sum.contiguous_copy();
   sum.add(dx);
 }
 

@@ -136,8 +136,7 @@ class Tape {
     Vars inputs;  // without their tensors: only where gradients go
     int outputs = 0;
     Rule rule;
-    Tensors grads;          // by output
-    std::vector<bool> own;  // grads[i] is a tensor of our own, so it may be added to in place
+    Tensors grads;  // by output
   };
   struct Deferred {
     std::function<void(Backprop&)> work;

@@ -17,69 +17,115 @@ void store(T* to, Wide<T> value) {
   *to = static_cast<T>(value);
 }
 
-// z[c] = bias[c] + sum_j weight[j, c] * x[j][c] for the kWidth channels from `at` on; weight has rows of `stride`. The sums stay in
-// registers.
-template <int kWidth, class In, class Out>
-[[gnu::always_inline]] inline void weighted_sum_block(int64_t taps, int64_t at, int64_t stride, const In* const* x, const Wide<In>* weight,
-                                                      const Wide<In>* bias, Out* z) {
-  Wide<In> sum[kWidth];
+// Calls body.template operator()<kWidth>(first channel) for blocks of kLanes channels, then for the last ones one by one.
+template <class Body>
+[[gnu::always_inline]] inline void for_each_block(int64_t channels, const Body& body) {
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) body.template operator()<kLanes>(c);
+  for (; c < channels; ++c) body.template operator()<1>(c);
+}
+
+// sum[s] = bias[c + s] + sum_j weight[j, c + s] * x[j][c + s], where weight has rows of `channels`. The sums stay in registers.
+template <int kWidth, class In>
+[[gnu::always_inline]] inline void weighted_sum(int64_t taps, int64_t c, int64_t channels, const In* const* x, const Wide<In>* weight,
+                                                const Wide<In>* bias, Wide<In>* sum) {
 #pragma omp simd
-  for (int s = 0; s < kWidth; ++s) sum[s] = bias[at + s];
+  for (int s = 0; s < kWidth; ++s) sum[s] = bias[c + s];
   for (int64_t j = 0; j < taps; ++j) {
-    const In* x_j = x[j] + at;
-    const Wide<In>* weight_j = weight + j * stride + at;
+    const In* x_j = x[j] + c;
+    const Wide<In>* weight_j = weight + j * channels + c;
 #pragma omp simd
     for (int s = 0; s < kWidth; ++s) sum[s] += weight_j[s] * static_cast<Wide<In>>(x_j[s]);
   }
+}
+
+// The leaves below pass over `tokens` tokens, of which number i sees rows[i], .., rows[i + taps - 1]; weight [taps, channels].
+
+// y = silu(z), z = bias + sum_j weight_j x_j; y has dense rows.
+template <class T>
+void forward_tokens(int64_t tokens, int64_t channels, int64_t taps, const T* const* rows, const Wide<T>* weight, const Wide<T>* bias,
+                    T* y) {
+  for (int64_t i = 0; i < tokens; ++i)
+    for_each_block(channels, [&]<int kWidth>(int64_t c) {
+      Wide<T> z[kWidth];
+      weighted_sum<kWidth>(taps, c, channels, rows + i, weight, bias, z);
 #pragma omp simd
-  for (int s = 0; s < kWidth; ++s) store(z + at + s, sum[s]);
+      for (int s = 0; s < kWidth; ++s) store(y + i * channels + c + s, silu(z[s]));
+    });
 }
 
-// z[c] = bias[c] + sum_j weight[j, c] * x[j][c] for all channels; weight [taps, channels].
-template <class In, class Out>
-void weighted_sum(int64_t channels, int64_t taps, const In* const* x, const Wide<In>* weight, const Wide<In>* bias, Out* z) {
-  int64_t c = 0;
-  for (; c + kLanes <= channels; c += kLanes) weighted_sum_block<kLanes>(taps, c, channels, x, weight, bias, z);
-  for (; c < channels; ++c) weighted_sum_block<1>(taps, c, channels, x, weight, bias, z);
-}
-
+// dz = dy * silu'(z); dz has dense rows, those of dy a stride.
 template <class T>
-void silu_row(int64_t channels, const Wide<T>* z, T* y) {
-  for (int64_t c = 0; c < channels; ++c) y[c] = static_cast<T>(silu(z[c]));
+void slopes_of_tokens(int64_t tokens, int64_t channels, int64_t taps, const T* const* rows, const Wide<T>* weight, const Wide<T>* bias,
+                      const T* dy, int64_t dy_stride, Wide<T>* dz) {
+  for (int64_t i = 0; i < tokens; ++i)
+    for_each_block(channels, [&]<int kWidth>(int64_t c) {
+      Wide<T> z[kWidth];
+      weighted_sum<kWidth>(taps, c, channels, rows + i, weight, bias, z);
+#pragma omp simd
+      for (int s = 0; s < kWidth; ++s) dz[i * channels + c + s] = static_cast<Wide<T>>(dy[i * dy_stride + c + s]) * silu_slope(z[s]);
+    });
 }
 
-// z becomes dz = dy * silu'(z).
-template <class T>
-void silu_backward_row(int64_t channels, const T* dy, Wide<T>* z) {
-  for (int64_t c = 0; c < channels; ++c) z[c] = static_cast<Wide<T>>(dy[c]) * silu_slope(z[c]);
+// dx = sum_j weight_j dz_j, where rows hold the dz of the tokens that see a token; dx has dense rows.
+template <class Out, class W>
+void input_gradients(int64_t tokens, int64_t channels, int64_t taps, const W* const* rows, const W* weight, const W* zeros, Out* dx) {
+  for (int64_t i = 0; i < tokens; ++i)
+    for_each_block(channels, [&]<int kWidth>(int64_t c) {
+      W sum[kWidth];
+      weighted_sum<kWidth>(taps, c, channels, rows + i, weight, zeros, sum);
+#pragma omp simd
+      for (int s = 0; s < kWidth; ++s) store(dx + i * channels + c + s, sum[s]);
+    });
 }
 
-// sum[c] += sum_i dz[i, c] * x[i][c] for kWidth channels from c on.
-template <int kWidth, class T>
+// sum[j, c] += sum_i dz[i, c] * x[i + j][c] for kTaps taps and kWidth channels from c on. A value of x is read once and waits in the
+// window for the taps that see it, one a token.
+template <int kTaps, int kWidth, class T>
 [[gnu::always_inline]] inline void add_products(int64_t tokens, int64_t c, int64_t channels, const Wide<T>* dz, const T* const* x,
                                                 Wide<T>* sum) {
-  Wide<T> lane[kWidth] = {};
+  using W = Wide<T>;
+  W lane[kTaps][kWidth] = {}, window[kTaps][kWidth];
+  const auto read = [&](const T* from, W* to) {
+#pragma omp simd
+    for (int s = 0; s < kWidth; ++s) to[s] = static_cast<W>(from[c + s]);
+  };
+  for (int j = 0; j + 1 < kTaps; ++j) read(x[j], window[j]);
   for (int64_t i = 0; i < tokens; ++i) {
-    const Wide<T>* dz_i = dz + i * channels + c;
-    const T* x_i = x[i] + c;
+    const W* dz_i = dz + i * channels + c;
+    read(x[i + kTaps - 1], window[kTaps - 1]);
+    for (int j = 0; j < kTaps; ++j) {
 #pragma omp simd
-    for (int s = 0; s < kWidth; ++s) lane[s] += dz_i[s] * static_cast<Wide<T>>(x_i[s]);
+      for (int s = 0; s < kWidth; ++s) lane[j][s] += dz_i[s] * window[j][s];
+    }
+    for (int j = 0; j + 1 < kTaps; ++j) {
+#pragma omp simd
+      for (int s = 0; s < kWidth; ++s) window[j][s] = window[j + 1][s];
+    }
   }
+  for (int j = 0; j < kTaps; ++j) {
 #pragma omp simd
-  for (int s = 0; s < kWidth; ++s) sum[c + s] += lane[s];
+    for (int s = 0; s < kWidth; ++s) sum[j * channels + c + s] += lane[j][s];
+  }
 }
 
 // sum[j, c] += sum_i dz[i, c] * rows[i + j][c] for j < taps, and sum[taps, c] += sum_i dz[i, c]. A block of channels of all tokens stays
-// in the first cache while the taps pass over it.
+// in the first cache while groups of taps pass over it.
 template <class T>
 void add_weight_gradient(int64_t tokens, int64_t channels, int64_t taps, const Wide<T>* dz, const T* const* rows, Wide<T>* sum) {
-  int64_t c = 0;
-  for (; c + kLanes <= channels; c += kLanes)
-    for (int64_t j = 0; j < taps; ++j) add_products<kLanes>(tokens, c, channels, dz, rows + j, sum + j * channels);
-  for (; c < channels; ++c)
-    for (int64_t j = 0; j < taps; ++j) add_products<1>(tokens, c, channels, dz, rows + j, sum + j * channels);
-  for (int64_t i = 0; i < tokens; ++i)
-    for (c = 0; c < channels; ++c) sum[taps * channels + c] += dz[i * channels + c];
+  constexpr int kTaps = 4;
+  for_each_block(channels, [&]<int kWidth>(int64_t c) {
+    int64_t j = 0;
+    for (; j + kTaps <= taps; j += kTaps) add_products<kTaps, kWidth>(tokens, c, channels, dz, rows + j, sum + j * channels);
+    for (; j < taps; ++j) add_products<1, kWidth>(tokens, c, channels, dz, rows + j, sum + j * channels);
+    Wide<T> bias[kWidth] = {};
+    for (int64_t i = 0; i < tokens; ++i) {
+#pragma omp simd
+      for (int s = 0; s < kWidth; ++s) bias[s] += dz[i * channels + c + s];
+    }
+#pragma omp simd
+    for (int s = 0; s < kWidth; ++s) sum[taps * channels + c + s] += bias[s];
+  });
 }
 
 // Tokens [begin, end) of a run.
@@ -150,19 +196,15 @@ struct Operands {
 
 template <class T>
 void run_forward(const CausalConv1dForward& args) {
-  using W = Wide<T>;
   const Operands<T> in(args.x, args.weight, args.bias, args.halo, args.runs);
   T* y = args.y.data<T>();
   const auto tasks = tasks_of(args.runs);
   parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t task) {
-    std::vector<W> z(static_cast<size_t>(in.channels));
     for (const Piece& piece : tasks[task]) {
       const Run& run = in.runs[piece.run];
       const auto rows = in.inputs(run, piece.begin, piece.end);
-      for (int64_t t = piece.begin; t < piece.end; ++t) {
-        vectorized<weighted_sum<T, W>>(in.channels, in.taps, &rows[t - piece.begin], in.weight.data(), in.bias.data(), z.data());
-        vectorized<silu_row<T>>(in.channels, z.data(), y + in.row_of(run, t) * in.channels);
-      }
+      vectorized<forward_tokens<T>>(piece.end - piece.begin, in.channels, in.taps, rows.data(), in.weight.data(), in.bias.data(),
+                                    y + in.row_of(run, piece.begin) * in.channels);
     }
   });
 }
@@ -177,12 +219,10 @@ class Slopes {
       : inputs_(in.inputs(in.runs[piece.run], piece.begin, std::min(in.runs[piece.run].length, piece.end + in.taps - 1))),
         dz_(Tensor::empty({static_cast<int64_t>(inputs_.size()) - (in.taps - 1), in.channels}, dtype_of<W>())),
         seen_by_(static_cast<size_t>(piece.end - piece.begin + 2 * (in.taps - 1)), zeros) {
-    for (int64_t i = 0; i < dz_.dim(0); ++i) {
-      W* row = dz_.data<W>() + i * in.channels;
-      vectorized<weighted_sum<T, W>>(in.channels, in.taps, &inputs_[i], in.weight.data(), in.bias.data(), row);
-      vectorized<silu_backward_row<T>>(in.channels, dy[in.row_of(in.runs[piece.run], piece.begin + i)], row);
-      seen_by_[in.taps - 1 + i] = row;
-    }
+    W* const dz = dz_.data<W>();
+    vectorized<slopes_of_tokens<T>>(dz_.dim(0), in.channels, in.taps, inputs_.data(), in.weight.data(), in.bias.data(),
+                                    dy[in.row_of(in.runs[piece.run], piece.begin)], dy.stride, dz);
+    for (int64_t i = 0; i < dz_.dim(0); ++i) seen_by_[in.taps - 1 + i] = dz + i * in.channels;
   }
 
   const T* const* inputs() const { return inputs_.data(); }
@@ -248,12 +288,11 @@ void run_backward(const CausalConv1dBackward& args) {
     for (const Piece& piece : tasks[task]) {
       const Run& run = in.runs[piece.run];
       const Slopes<T> slopes(in, dy, piece, zeros.data());
-      const auto input_gradient = [&]<class To>(int64_t input, To* to) {
-        vectorized<weighted_sum<W, To>>(channels, taps, slopes.seeing_input(input), reversed.data(), zeros.data(), to);
+      const auto give = [&]<class To>(int64_t first, int64_t count, To* to) {
+        vectorized<input_gradients<To, W>>(count, channels, taps, slopes.seeing_input(first), reversed.data(), zeros.data(), to);
       };
-      for (int64_t t = piece.begin; t < piece.end; ++t) input_gradient(before + t - piece.begin, dx + in.row_of(run, t) * channels);
-      if (args.d_halo && piece.begin == 0 && !run.opens())
-        for (int64_t i = 0; i < before; ++i) input_gradient(i, d_run + (piece.run * before + i) * channels);
+      give(before, piece.end - piece.begin, dx + in.row_of(run, piece.begin) * channels);
+      if (args.d_halo && piece.begin == 0 && !run.opens()) give(0, before, d_run + piece.run * before * channels);
       if (weights_wanted)
         vectorized<add_weight_gradient<T>>(piece.end - piece.begin, channels, taps, slopes.dz(), slopes.inputs(),
                                            partial + task * (taps + 1) * channels);

@@ -67,8 +67,8 @@ struct BlockPlan {
 
 struct Plan {
   explicit Plan(const Problem& p)
-      : rows(even_extent(p.m, kBlockRows)),
-        columns(even_extent(p.n, kBlockColumns)),
+      : rows(even_extent(p.m, kBlockRows, 32)),
+        columns(even_extent(p.n, kBlockColumns, 32)),
         grid_rows(divide_up(p.m, rows)),
         grid_columns(divide_up(p.n, columns)) {
     const OnOneThread guard;

@@ -19,11 +19,15 @@ struct Problem {
 
 inline int64_t divide_up(int64_t x, int64_t by) { return (x + by - 1) / by; }
 
-// Pieces of nearly equal extent, at most `most`, whole AMX tiles except for the last.
-inline int64_t even_extent(int64_t n, int64_t most) { return std::min(n, divide_up(divide_up(n, divide_up(n, most)), 32) * 32); }
+// Pieces of nearly equal extent, about `most` at most: multiples of `unit`, except for the last.
+inline int64_t even_extent(int64_t n, int64_t most, int64_t unit) {
+  return std::min(n, divide_up(divide_up(n, divide_up(n, most)), unit) * unit);
+}
 
 // The ways. Operands are not empty and fit `problem`.
 void multiply_by_onednn(const MatMul& product, const Problem& problem);  // fp32 and bf16
-void multiply_by_amx(const MatMul& product, const Problem& problem);     // bf16, where isa() == Isa::kAmx; adds to fp32 only
+// Own kernels, which lay b out anew for each product. They add to fp32 only.
+void multiply_by_avx512(const MatMul& product, const Problem& problem);  // fp32 and bf16, where isa() >= Isa::kAvx512
+void multiply_by_amx(const MatMul& product, const Problem& problem);     // bf16, where isa() == Isa::kAmx
 
 }  // namespace ropewalk::matmul

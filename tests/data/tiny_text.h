@@ -11,7 +11,15 @@ namespace ropewalk::testing {
 
 using Ints = std::vector<int64_t>;
 
-inline Documents tokenized(const std::vector<std::string>& texts) { return Documents(texts, ByteTokenizer()); }
+inline std::unique_ptr<Documents> tokenized(const std::vector<std::string>& texts) {
+  return std::make_unique<TextDocuments>(texts, ByteTokenizer());
+}
+
+inline Ints contents(const Documents& documents, int64_t document) {
+  Ints ids(documents.length(document));
+  documents.read(document, 0, ids);
+  return ids;
+}
 
 // Token ids as text: '|' for the end of a document, '.' for an ignored target.
 inline std::string shown(const Ints& ids) {

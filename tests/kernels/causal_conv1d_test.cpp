@@ -47,11 +47,11 @@ std::vector<Case> cases() {
         {.row = 1, .begin = 0, .length = 2},
         {.row = 1, .begin = 2, .length = 8, .enters = 0}},
        3},
-      {"more tokens than a task takes, more channels than a block",
+      {"more tokens than a task takes, more channels and taps than a block",
        1,
        68,
        33,
-       3,
+       6,
        {{.begin = 0, .length = 30}, {.begin = 30, .length = 38, .enters = 0}},
        1},
   };

@@ -80,6 +80,20 @@ TEST(Tape, DeferredWeightPartsRunLaterAndCountAsContributions) {
   }
 }
 
+// plus gives one tensor to both of its inputs: x's sum begins with what scale_by's weight part still has to read.
+TEST(Tape, DoesNotAddToAGradientThatAWeightPartKeeps) {
+  for (const bool defer : {false, true}) {
+    const Tensor start = random_tensor({3}, 1), factor = random_tensor({3}, 2), seed = random_tensor({3}, 3);
+    Tape tape;
+    const Var x = tape.input(start), w = parameter("w", random_tensor({3}, 4));
+    tape.defer_weight_parts(defer);
+    tape.backward({scale_by(plus(scale_by(x, w), x), parameter("factor", factor))}, {seed});
+    tape.run_deferred();
+    for (int64_t i = 0; i < 3; ++i)
+      EXPECT_DOUBLE_EQ(w.leaf()->grad.data<double>()[i], seed.data<double>()[i] * factor.data<double>()[i] * start.data<double>()[i]);
+  }
+}
+
 TEST(Tape, HooksRunAroundForwardAndBackward) {
   for (const Recompute policy : {Recompute::kNone, Recompute::kFull}) {
     std::string story;

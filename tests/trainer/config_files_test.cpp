@@ -40,7 +40,7 @@ TEST_F(ConfigFiles, OverrideTheirBaseKeyByKey) {
   EXPECT_EQ(config.options.optimizer.values.schedule, (ScheduleOptions{.type = ScheduleOptions::kWsd, .warmup = 5}));
   EXPECT_EQ(config.options.train.steps, 20);
   EXPECT_EQ(config.options.train.batch, 8);
-  EXPECT_EQ(config.options.data.path, "other.txt");
+  EXPECT_EQ(std::get<TextSource>(config.options.data.source).path, "other.txt");
   EXPECT_EQ(config.options.run.dir, "runs/mine");
   EXPECT_EQ(config.where("train.steps").text(), file("mine.yaml") + ":3");
   EXPECT_EQ(config.where("train.batch").text(), file("bases/small.yaml") + ":17");

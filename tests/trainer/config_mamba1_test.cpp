@@ -35,9 +35,9 @@ TEST(Mamba1Block, RefusesWhatDoesNotFit) {
   const auto message = [](const std::string& keys) { return mistake([&] { parse(with_mamba1(keys)); }); };
   EXPECT_EQ(message(", heads: 3"), "configs/x.yaml:4: model.blocks.M.heads: expected a divisor of expand x d_model (128), given 3");
   EXPECT_EQ(message(", dt_rank: auto"), "configs/x.yaml:4: model.blocks.M.dt_rank: expected a positive integer, given auto");
-  EXPECT_EQ(
-      message(", head_dim: 16"),
-      "configs/x.yaml:4: model.blocks.M.head_dim: unknown key; expected one of mixer, state, expand, conv, dt_rank, heads or dtbc_norm");
+  EXPECT_EQ(message(", head_dim: 16"),
+            "configs/x.yaml:4: model.blocks.M.head_dim: unknown key; expected one of mixer, ffn, parallel, state, expand, conv, dt_rank, "
+            "heads or dtbc_norm");
 }
 
 TEST(Mamba1Block, IsNotCutYet) {

@@ -167,7 +167,11 @@ TEST(Config, ReadsEveryKey) {
   rest.values.schedule.final = 0.2;
   expected.optimizer.groups = {dynamics, rest};
 
-  expected.data = {.path = "text: of #1", .documents = DocumentEnd::kFormFeed, .seq_len = 256, .packed = false, .validation = 0.05};
+  expected.data = {.source = TextSource{.path = "text: of #1", .documents = DocumentEnd::kFormFeed},
+                   .validation_source = {},
+                   .seq_len = 256,
+                   .packed = false,
+                   .validation = 0.05};
   expected.train = {.steps = 100,
                     .batch = 64,
                     .micro_batch = 4,
@@ -322,6 +326,7 @@ data:
     type: text
     path: kjv.txt
     documents: file
+  validation_source: null
   seq_len: 128
   packed: true
   validation: 0

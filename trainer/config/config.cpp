@@ -66,23 +66,16 @@ void list_places(const Value& value, const std::string& path, std::map<std::stri
   for (const Value& child : value.children) list_places(child, dotted(path, child.key), places);
 }
 
-void refuse_untokenized_text(const Node& root) {
-  const Node tokenizer = root["model"]["tokenizer"];
-  if (tokenizer.is(Value::kMap) && root["data"]["source"].given())
-    throw tokenizer.error("{vocab: N} is for data that is tokenized already; text needs bytes");
-}
-
 Options read_options(const Node& root, const std::string& default_dir) {
   Options options;
-  options.model = read_model(root["model"]);
+  options.model = read_model(root["model"], options.tokenizer);
   options.optimizer = read_optimizer(root["optimizer"]);
-  options.data = read_data(root["data"]);
+  options.data = read_data(root["data"], options.tokenizer);
   options.train = read_train(root["train"]);
   options.parallel = read_parallel(root["parallel"]);
   options.checkpoint = read_checkpoint(root["checkpoint"]);
   options.run = read_run(root["run"], default_dir);
   root.refuse_unknown_keys();
-  refuse_untokenized_text(root);
   return options;
 }
 

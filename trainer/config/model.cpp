@@ -5,8 +5,6 @@
 namespace ropewalk {
 namespace {
 
-constexpr int64_t kByteVocabulary = 257;  // the bytes, and the end of a document
-
 BlockOptions read_mixer(const Node& block, int64_t d_model) {
   enum Mixer { kMamba1, kMamba2, kAttention };
   switch (block["mixer"].choice<Mixer>({{"mamba1", kMamba1}, {"mamba2", kMamba2}, {"attention", kAttention}})) {
@@ -36,12 +34,6 @@ std::map<std::string, BlockOptions> read_blocks(const Node& node, int64_t d_mode
   }
   for (const Node& block : parallel) blocks[block.key()] = read_parallel_block(block["parallel"], blocks);
   return blocks;
-}
-
-int64_t read_vocabulary(const Node& tokenizer) {
-  if (tokenizer.is(Value::kMap)) return tokenizer["vocab"].size();
-  tokenizer.choice<bool>({{"bytes", true}}, true);
-  return kByteVocabulary;
 }
 
 NormOptions read_norm(const Node& node, const NormOptions& otherwise) {
@@ -98,10 +90,11 @@ std::string read_block_name(const Node& node, const std::map<std::string, BlockO
   return name;
 }
 
-ModelOptions read_model(const Node& node) {
+ModelOptions read_model(const Node& node, TokenizerOptions& tokenizer) {
   ModelOptions model;
   model.d_model = node["d_model"].size();
-  model.vocabulary = read_vocabulary(node["tokenizer"]);
+  tokenizer = read_tokenizer(node["tokenizer"]);
+  model.vocabulary = tokenizer.vocabulary;
   model.tie_embeddings = node["tie_embeddings"].flag(false);
   model.norm = read_norm(node["norm"], {});
   model.final_norm = read_norm(node["final_norm"], model.norm);

@@ -1,4 +1,4 @@
-// The sections that say how to run: `data`, `train`, `parallel`, `checkpoint`, `run`.
+// The sections that say how to run: `train`, `parallel`, `checkpoint`, `run`.
 #include <limits>
 
 #include "trainer/config/sections.h"
@@ -7,14 +7,6 @@ namespace ropewalk {
 namespace {
 
 int64_t count_or_zero(const Node& node, int64_t otherwise) { return node.integer(0, std::numeric_limits<int32_t>::max(), otherwise); }
-
-void read_source(const Node& node, DataOptions& data) {
-  if (!node.given()) return;
-  node["type"].choice<bool>({{"text", true}});
-  data.path = node["path"].text();
-  data.documents = node["documents"].choice<DocumentEnd>(
-      {{"file", DocumentEnd::kFile}, {"form_feed", DocumentEnd::kFormFeed}, {"blank_line", DocumentEnd::kBlankLine}}, data.documents);
-}
 
 bool read_residual(const Node& node, Precision precision) {
   const bool wide = node.choice<bool>({{"fp32", true}, {"bf16", false}}, true);
@@ -29,15 +21,6 @@ void read_device(const Node& node) {
 }
 
 }  // namespace
-
-DataOptions read_data(const Node& node) {
-  DataOptions data;
-  read_source(node["source"], data);
-  if (const Node seq_len = node["seq_len"]; seq_len.given()) data.seq_len = seq_len.size();
-  data.packed = node["packed"].flag(data.packed);
-  data.validation = node["validation"].number(kBelowOne, data.validation);
-  return data;
-}
 
 TrainOptions read_train(const Node& node) {
   TrainOptions train;

@@ -10,7 +10,8 @@
 
 namespace ropewalk {
 
-ModelOptions read_model(const Node& node);
+// Its tokenizer too, which the model knows only by its vocabulary.
+ModelOptions read_model(const Node& node, TokenizerOptions& tokenizer);
 Mamba1Options read_mamba1(const Node& block, int64_t d_model);
 MoeOptions read_moe(const Node& block);
 Mamba2Options read_mamba2(const Node& block);
@@ -21,7 +22,8 @@ ParallelOptions read_parallel_block(const Node& node, const std::map<std::string
 std::vector<std::vector<std::string>> read_layout(const Node& node, const std::map<std::string, BlockOptions>& blocks);
 void read_sharing(const Node& node, ModelOptions& model);
 OptimizerOptions read_optimizer(const Node& node);
-DataOptions read_data(const Node& node);
+TokenizerOptions read_tokenizer(const Node& node);
+DataOptions read_data(const Node& node, const TokenizerOptions& tokenizer);
 TrainOptions read_train(const Node& node);
 MeshOptions read_parallel(const Node& node);
 CheckpointOptions read_checkpoint(const Node& node);
