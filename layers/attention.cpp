@@ -77,12 +77,13 @@ Var Attention::heads_of(const Var& x_BSI, const Side& side, const Context& ctx) 
 
 Attention::Projected Attention::project(const Var& x_BSD, Carry& carry, const Context& ctx) const {
   const int64_t q_width = heads_ * options_.head_dim, kv_width = kv_heads_ * options_.head_dim;
+  const bool gated = options_.output_gate != AttentionBlockOptions::kNone;
   std::vector<int64_t> widths = {q_width};
   if (!sharing_.read) widths.insert(widths.end(), {kv_width, kv_width});
-  if (options_.output_gate != AttentionBlockOptions::kNone) widths.push_back(q_width);
+  if (gated) widths.push_back(q_width);
   const Vars parts = split_last(linear(x_BSD, qkv_), widths);
 
-  Projected all{.q_BSHP = heads_of(parts[0], q_, ctx), .k_BSKP = {}, .v_BSKP = {}, .gate_BSI = parts.back()};
+  Projected all{.q_BSHP = heads_of(parts[0], q_, ctx), .k_BSKP = {}, .v_BSKP = {}, .gate_BSI = gated ? parts.back() : Var()};
   if (sharing_.read) {
     const Vars& shared = carry.shared.at(*sharing_.read);
     all.k_BSKP = shared[0];

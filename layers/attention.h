@@ -1,8 +1,7 @@
 // Grouped-query causal attention:
-//   q, k, v, gate = parts of qkv u (+ bias);  q, k <- rope(rms_norm(q, k) by head);  y = attention(q, k, v);  out_proj(y sigmoid(gate)) (+
-//   bias)
-// where norm, rope, window, gate and biases are options. It may publish its keys and values, or use an earlier layer's and project none of
-// its own.
+//   q, k, v, gate = qkv u + bias;  q, k <- rope(rms_norm(q, k) by head);  y = out_proj(attention(q, k, v) * sigmoid(gate)) + bias
+// where norm, rope, window, gate and each bias are options. It may publish its keys and values, or use an earlier layer's and project none
+// of its own.
 #pragma once
 
 #include "layers/options.h"
@@ -31,7 +30,7 @@ class Attention : public SubLayer {
     Var q_BSHP, k_BSKP, v_BSKP;
     Var gate_BSI;  // where there is an output gate
   };
-  // A head's worth of options for q and for k.
+  // What q and k may each have of their own.
   struct Side {
     Var bias, norm_weight;
   };

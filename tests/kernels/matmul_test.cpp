@@ -60,6 +60,16 @@ TEST(MatMul, JoinsBlocks) {  // larger than a block of 256 by 512, and no multip
   }
 }
 
+// Sizes that our own kernels take: sums of several pieces, several blocks of columns, so many blocks of rows that they share b.
+TEST(MatMul, JoinsBlocksAndPiecesOfItsOwnKernels) {
+  for (const Flags& flags : all_flags())
+    for (const auto& [m, n, k] : {std::array{300, 70, 600}, {260, 1100, 33}, {1300, 40, 40}, {1300, 33, 530}}) {
+      expect_definition(m, n, k, flags, DType::kFloat32, DType::kFloat32, 1e-6);
+      expect_definition(m, n, k, flags, DType::kBFloat16, DType::kFloat32, 1e-6);
+      expect_definition(m, n, k, flags, DType::kBFloat16, DType::kBFloat16, 4e-3);
+    }
+}
+
 TEST(MatMul, FoldsAllDimsButTheLast) {
   const Tensor a = random_slice({2, 3, 4, 5}, 1), b = random_tensor({5, 6}, 2), c = Tensor::zeros({2, 12, 6}, DType::kFloat64);
   std::vector<double> expected(24 * 6);
@@ -93,6 +103,21 @@ TEST(MatMul, GivesTheSameBitsOnOneAndTwoThreads) {
         return Tensors{c};
       });
     }
+}
+
+TEST(MatMul, GivesTheSameBitsHoweverThreadsCutItsBlocks) {
+  for (const DType in : {DType::kFloat32, DType::kBFloat16}) {
+    const Tensor x = random_tensor({1100, 500}, 1, 1.0, in), weight = random_tensor({600, 500}, 2, 1.0, in),
+                 dy = random_tensor({1100, 600}, 3, 1.0, in);
+    testing::expect_same_bits_on_one_and_two_threads([&] {
+      const Tensor y = Tensor::empty({1100, 600}, in), dx = Tensor::empty({1100, 500}, in),
+                   dweight = Tensor::full({600, 500}, 0.25, wide(in));
+      launch(Cpu{}, MatMul{.c = y, .a = x, .b = weight, .transpose_b = true});
+      launch(Cpu{}, MatMul{.c = dx, .a = dy, .b = weight});
+      launch(Cpu{}, MatMul{.c = dweight, .a = dy, .transpose_a = true, .b = x, .accumulate = true});
+      return Tensors{y, dx, dweight};
+    });
+  }
 }
 
 TEST(MatMul, NamesWhatDoesNotFit) {
