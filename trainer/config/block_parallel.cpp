@@ -23,17 +23,20 @@ std::vector<std::string> read_branches(const Node& node, const std::map<std::str
 
 ParallelOptions read_parallel_block(const Node& node, const std::map<std::string, BlockOptions>& blocks) {
   ParallelOptions parallel;
-  parallel.branches = read_branches(node["branches"], blocks);
-  parallel.combine = node["combine"].choice<Combine>({{"sum", Combine::kSum},
-                                                      {"mean", Combine::kMean},
-                                                      {"normed_mean", Combine::kNormedMean},
-                                                      {"gated", Combine::kGated},
-                                                      {"concat_proj", Combine::kConcatProj}},
-                                                     parallel.combine);
+  parallel.branches = read_branches(node["branches"].about("Names of the blocks, two or more, each with a mixer.", "required"), blocks);
+  parallel.combine =
+      node["combine"]
+          .about("What becomes of the outputs: sum, mean, mean of their norms, sum with learned weights, or a projection of them all.")
+          .choice<Combine>({{"sum", Combine::kSum},
+                            {"mean", Combine::kMean},
+                            {"normed_mean", Combine::kNormedMean},
+                            {"gated", Combine::kGated},
+                            {"concat_proj", Combine::kConcatProj}},
+                           parallel.combine);
   const std::vector<double> ones(parallel.branches.size(), 1);
-  parallel.in_scales = node["in_scales"].numbers(kPositive, ones);
+  parallel.in_scales = node["in_scales"].about("Factors on the input, a number a branch.", "all 1").numbers(kPositive, ones);
   const bool weighted = parallel.combine == Combine::kSum || parallel.combine == Combine::kMean;
-  if (const Node out = node["out_scales"]; weighted)
+  if (const Node out = node["out_scales"].about("`sum` and `mean`: factors on the outputs, a number a branch.", "all 1"); weighted)
     parallel.out_scales = out.numbers(kPositive, ones);
   else if (out.given())
     throw out.error("only sum and mean scale what comes out of their branches");

@@ -68,13 +68,17 @@ void list_places(const Value& value, const std::string& path, std::map<std::stri
 
 Options read_options(const Node& root, const std::string& default_dir) {
   Options options;
-  options.model = read_model(root["model"], options.tokenizer);
-  options.optimizer = read_optimizer(root["optimizer"]);
-  options.data = read_data(root["data"], options.tokenizer);
-  options.train = read_train(root["train"]);
-  options.parallel = read_parallel(root["parallel"]);
-  options.checkpoint = read_checkpoint(root["checkpoint"]);
-  options.run = read_run(root["run"], default_dir);
+  options.model = read_model(root["model"].about("The model: a stack of sub-layers, each with a norm before it and a residual around it."),
+                             options.tokenizer);
+  options.optimizer = read_optimizer(
+      root["optimizer"].about("What updates the weights; groups of parameters may have values and a schedule of their own."));
+  options.data = read_data(root["data"].about("What the model is trained on."), options.tokenizer);
+  options.train = read_train(root["train"].about("How long, in which portions and at which precision."));
+  options.parallel = read_parallel(root["parallel"].about(
+      "The mesh of ranks: pipeline x data x context x tensor. What the other degrees leave of the ranks is `data`."));
+  options.checkpoint =
+      read_checkpoint(root["checkpoint"].about("When to save, and what to keep. A run always saves at its end and on USR1."));
+  options.run = read_run(root["run"].about("Where the run is, and how it goes on."), default_dir);
   root.refuse_unknown_keys();
   return options;
 }
@@ -101,6 +105,12 @@ Config parse_config(const std::string& text, const std::string& name, const std:
 
 Config load_config(const std::string& file, const std::vector<std::string>& overrides) {
   return parse_config(read_file(file), file, overrides);
+}
+
+void describe_config(const std::string& text, Description& description) {
+  Value resolved;
+  const Value tree = parse_yaml(text, "reference");
+  read_options(Node(tree, resolved, &description), "");
 }
 
 void require(const Config& config, const std::vector<std::string>& keys, const char* purpose) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "parallel/mesh.h"
+#include "trainer/config/description.h"
 #include "trainer/config/error.h"
 #include "trainer/options.h"
 
@@ -31,6 +32,9 @@ struct Config {
 Config load_config(const std::string& file, const std::vector<std::string>& overrides);
 // The same from a text; `name` stands for its file in errors.
 Config parse_config(const std::string& text, const std::string& name, const std::vector<std::string>& overrides);
+
+// Reads a text for what its readers say of the keys that they ask for.
+void describe_config(const std::string& text, Description& description);
 
 // The keys that have no default, but only training needs.
 void require_trainable(const Config& config);

@@ -11,6 +11,7 @@ namespace {
 std::map<char, std::string> read_symbols(const Node& node, const Blocks& blocks) {
   std::map<char, std::string> symbols;
   for (const Node& symbol : node.entries()) {
+    symbol.about("The name of a block.");
     if (symbol.key().size() != 1) throw symbol.error("expected one character");
     symbols[symbol.key()[0]] = read_block_name(symbol, blocks, is_any, "a block");
   }
@@ -40,7 +41,8 @@ Layers spell(const Node& node, const std::map<char, std::string>& symbols) {
 
 Layers read_pattern(const Node& node, const Blocks& blocks) {
   if (!node.is(Value::kMap)) return spell(node, one_character_names(blocks));
-  return spell(node["string"], read_symbols(node["symbols"], blocks));
+  const Node symbols = node["symbols"].about("What the characters of the string stand for.");
+  return spell(node["string"].about("A layer a character."), read_symbols(symbols, blocks));
 }
 
 struct Ratio {
@@ -87,11 +89,12 @@ std::pair<std::string, std::string> read_mixers(const Node& node, const Blocks& 
   return {name(of[0]), name(of[1])};
 }
 
-Layers mix(const Node& node, const Blocks& blocks) {
-  const Ratio ratio = read_ratio(node["ratio"]);
-  auto [majority, minority] = read_mixers(node["of"], blocks);
-  const int64_t layers = read_layer_count(node["layers"], ratio);
-  const auto placement = node["placement"].choice<Placement>(
+Layers mix(const Ratio& ratio, const Node& node, const Blocks& blocks) {
+  auto [majority, minority] = read_mixers(node["of"].about("Names of the two blocks, each with a mixer.", "required"), blocks);
+  const int64_t layers = read_layer_count(node["layers"].about("How many layers; a multiple of the ratio's sum."), ratio);
+  const Node where =
+      node["placement"].about("Where the fewer ones stand: j of k `even`ly at floor((j + 1/2) layers / k), or all in one place.");
+  const auto placement = where.choice<Placement>(
       {{"even", Placement::kEven}, {"first", Placement::kFirst}, {"last", Placement::kLast}, {"middle", Placement::kMiddle}},
       Placement::kEven);
   if (ratio.first < ratio.second) std::swap(majority, minority);
@@ -99,7 +102,7 @@ Layers mix(const Node& node, const Blocks& blocks) {
 
   Layers mixed(static_cast<size_t>(layers), {majority});
   for (int64_t j = 0; j < k; ++j) mixed[static_cast<size_t>(place(placement, j, k, layers))] = {minority};
-  if (const Node ffn = node["ffn"]; ffn.given()) {
+  if (const Node ffn = node["ffn"].about("Name of the block with an ffn that follows each mixer.", "no ffn"); ffn.given()) {
     const std::string name = read_block_name(ffn, blocks, is_ffn, "a block with an ffn");
     for (auto& layer : mixed) layer.push_back(name);
   }
@@ -110,10 +113,14 @@ Layers mix(const Node& node, const Blocks& blocks) {
 
 Layers read_layout(const Node& node, const Blocks& blocks) {
   const std::string form = node.one_of({"pattern", "ratio", "rules", "units"});
-  if (form == "ratio") return mix(node, blocks);
-  if (form == "rules") return read_rules(node["rules"], blocks);
-  if (form == "units") return read_units(node["units"], blocks);
-  return read_pattern(node["pattern"], blocks);
+  if (form == "ratio") {
+    const Ratio ratio = read_ratio(node["ratio"].about("How many layers of each of two mixers: \"7:1\"."));
+    return mix(ratio, node.as("ratio").about("Two mixers in a ratio."), blocks);
+  }
+  if (form == "rules") return read_rules(node["rules"].about("Which block a layer has, by conditions on its number i."), blocks);
+  if (form == "units") return read_units(node["units"].about("Layers spelled out, in runs that repeat."), blocks);
+  const char* const meaning = "A string with a character a layer: the name of a block, or a symbol for one.";
+  return read_pattern(node["pattern"].about(meaning), blocks);
 }
 
 }  // namespace ropewalk

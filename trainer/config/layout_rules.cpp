@@ -30,6 +30,9 @@ class Rules {
       return;
     }
     for (const Node& rule : node.entries()) {
+      rule.about(
+          "A block's name: the condition under which a layer has it; the first that holds decides. `else`: the name of the block of all "
+          "others.");
       if (rule.key() == "else") {
         otherwise_ = read_block_or_none(rule, blocks, fits, what);
       } else {
@@ -84,22 +87,25 @@ void add_layer(const Node& node, const std::vector<std::string>& blocks, Layers&
 
 Layers read_unit(const Node& unit, const Blocks& blocks) {
   Layers layers;
-  for (const Node& item : unit["layers"].items()) {
+  const Node spelled = unit["layers"].about("The layers: of each the name of its block, or a list of names.", "required");
+  for (const Node& item : spelled.items()) {
     std::vector<std::string> layer;
     for (const Node& block : item.item_or_items()) layer.push_back(read_block_or_none(block, blocks, is_any, ""));
     add_layer(item, layer, layers);
   }
-  if (layers.empty()) throw unit["layers"].expected("one or more layers");
+  if (layers.empty()) throw spelled.expected("one or more layers");
   return layers;
 }
 
 }  // namespace
 
 Layers read_rules(const Node& node, const Blocks& blocks) {
-  const int64_t count = node["layers"].integer(1, kMostLayers);
-  const Rules mixers(node["mixer"], blocks, is_mixer, " with a mixer");
+  const int64_t count = node["layers"].about("How many layers.").integer(1, kMostLayers);
+  const Node mixer = node["mixer"].about("The mixers: a block's name, or rules. `none`: no block.");
+  const Rules mixers(mixer, blocks, is_mixer, " with a mixer");
   std::optional<Rules> ffns;
-  if (const Node ffn = node["ffn"]; ffn.given()) ffns.emplace(ffn, blocks, is_ffn, " with an ffn");
+  if (const Node ffn = node["ffn"].about("What follows the mixers: a block's name, or rules. `none`: no block.", "no ffn"); ffn.given())
+    ffns.emplace(ffn, blocks, is_ffn, " with an ffn");
   Layers layers;
   for (int64_t layer = 0; layer < count; ++layer) add_layer(node, {mixers.block(layer), ffns ? ffns->block(layer) : kNone}, layers);
   return layers;
@@ -109,7 +115,8 @@ Layers read_units(const Node& node, const Blocks& blocks) {
   Layers layers;
   for (const Node& unit : node.items()) {
     const Layers run = read_unit(unit, blocks);
-    const int64_t repeat = unit["repeat"].integer(1, kMostLayers, 1), sum = std::ssize(layers) + repeat * std::ssize(run);
+    const int64_t repeat = unit["repeat"].about("How often the layers come.").integer(1, kMostLayers, 1),
+                  sum = std::ssize(layers) + repeat * std::ssize(run);
     if (sum > kMostLayers) throw unit.error(fmt::format("expected at most {} layers in all, given {}", kMostLayers, sum));
     for (int64_t k = 0; k < repeat; ++k) layers.insert(layers.end(), run.begin(), run.end());
   }

@@ -55,40 +55,75 @@ void refuse_unknown(const Value& given, const Value& resolved, const std::string
 
 }  // namespace
 
-Node Node::operator[](const std::string& key) const {
+Node Node::operator[](const std::string& key) const { return child(key, description_ ? &description_->child(key) : nullptr); }
+
+Node Node::child(const std::string& key, Description* description) const {
   if (given_ && given_->type != Value::kMap && given_->type != Value::kNull) throw expected("a mapping");
   resolved_->type = Value::kMap;
   Value* known = resolved_->find(key);
   Value& slot = known ? *known : resolved_->add(key);
   const Value* child = given_ ? given_->find(key) : nullptr;
-  if (child) return {child, slot, dotted(path_, key), {}};
-  return {nullptr, slot, dotted(path_, key), given_ ? Gap{given_, path_, key} : gap_};
+  if (child) return {child, slot, description, dotted(path_, key), {}};
+  return {nullptr, slot, description, dotted(path_, key), given_ ? Gap{given_, path_, key} : gap_};
+}
+
+Node Node::about(const std::string& words, const std::string& otherwise) const {
+  if (description_) {
+    description_->about = words;
+    description_->otherwise_words = otherwise;
+  }
+  return *this;
+}
+
+Node Node::as(const std::string& key, const std::string& value) const {
+  Node alternative = *this;
+  if (description_) alternative.description_ = &description_->alternative(key, value);
+  return alternative;
+}
+
+Node Node::same_as(const std::string& path) const {
+  Node elsewhere = *this;
+  if (description_) description_->same_as = path;
+  elsewhere.description_ = nullptr;
+  return elsewhere;
+}
+
+bool Node::given() const {
+  if (description_) description_->optional = true;
+  return given_ != nullptr;
 }
 
 std::vector<Node> Node::entries() const {
+  if (description_) description_->required = true;
   refuse_absent();
   if (given_->type != Value::kMap) throw expected("a mapping");
   std::vector<Node> entries;
-  for (const Value& child : given_->children) entries.push_back((*this)[child.key]);
+  Description* const any = description_ ? &description_->child("*") : nullptr;
+  for (const Value& entry : given_->children) entries.push_back(child(entry.key, any));
   return entries;
 }
 
 std::vector<Node> Node::items() const {
   resolved_->type = Value::kList;
+  Description* const any = description_ ? &description_->child("[]") : nullptr;
   if (!given_) return {};
   if (given_->type != Value::kList) throw expected("a list");
   std::vector<Node> items;
-  for (const Value& item : given_->children) items.push_back(Node(&item, resolved_->add(item.key), dotted(path_, item.key), {}));
+  for (const Value& item : given_->children) items.push_back(Node(&item, resolved_->add(item.key), any, dotted(path_, item.key), {}));
   return items;
 }
 
 std::vector<Node> Node::item_or_items() const {
-  if (!is(Value::kScalar)) return items();
+  if (!given_ || given_->type != Value::kScalar) return items();
   resolved_->type = Value::kList;
-  return {Node(given_, resolved_->add("0"), path_, {})};
+  return {Node(given_, resolved_->add("0"), description_, path_, {})};
 }
 
 std::string Node::one_of(const std::vector<std::string>& keys) const {
+  if (description_) {
+    description_->one_of = keys;
+    description_->required = true;
+  }
   std::vector<std::string> found;
   for (const std::string& key : keys)
     if ((*this)[key].given()) found.push_back(key);
@@ -103,17 +138,20 @@ std::string Node::one_of(const std::vector<std::string>& keys) const {
 }
 
 bool Node::is_null(bool by_default) const {
+  note({.type = ValueForm::kNull, .words = "null", .names = {}}, by_default ? "null" : "");
   const bool null = given_ ? given_->type == Value::kNull : by_default;
   if (null) resolved_->type = Value::kNull;
   return null;
 }
 
 int64_t Node::integer(int64_t least, int64_t most, std::optional<int64_t> otherwise) const {
+  const std::string what = least == 1 ? "a positive integer" : fmt::format("an integer of {} or more", least);
+  note({.type = ValueForm::kInteger, .words = what, .names = {}, .least = least},
+       otherwise ? std::optional(std::to_string(*otherwise)) : std::nullopt);
   int64_t value = 0;
   if (!given_ && otherwise) {
     value = *otherwise;
   } else {
-    const std::string what = least == 1 ? "a positive integer" : fmt::format("an integer of {} or more", least);
     if (!parse(scalar(what), value) || value < least) throw expected(what);
     if (value > most) throw expected(fmt::format("at most {}", most));
   }
@@ -124,6 +162,8 @@ int64_t Node::integer(int64_t least, int64_t most, std::optional<int64_t> otherw
 int64_t Node::size(std::optional<int64_t> otherwise) const { return integer(1, std::numeric_limits<int32_t>::max(), otherwise); }
 
 double Node::number(const NumberRange& range, std::optional<double> otherwise) const {
+  note({.type = ValueForm::kNumber, .words = range.words, .names = {}},
+       otherwise ? std::optional(format_number(*otherwise)) : std::nullopt);
   double value = otherwise.value_or(0);
   if (given_ || !otherwise) {
     if (!parse(scalar(range.words), value) || !std::isfinite(value) || !range.holds(value)) throw expected(range.words);
@@ -133,12 +173,17 @@ double Node::number(const NumberRange& range, std::optional<double> otherwise) c
 }
 
 std::vector<double> Node::numbers(const NumberRange& range, const std::vector<double>& otherwise) const {
+  if (description_ && description_->otherwise.empty() && description_->otherwise_words.empty()) {
+    std::vector<std::string> numbers(otherwise.size());
+    std::transform(otherwise.begin(), otherwise.end(), numbers.begin(), format_number);
+    description_->otherwise = "[" + join(numbers, ", ") + "]";
+  }
   const std::vector<Node> given = items();
   if (given_ && given.size() != otherwise.size()) throw expected(fmt::format("{} numbers", otherwise.size()));
   std::vector<double> values;
   for (size_t i = 0; i < otherwise.size(); ++i)
     values.push_back(given_ ? given[i].number(range)
-                            : Node(nullptr, resolved_->add(std::to_string(i)), path_, gap_).number(range, otherwise[i]));
+                            : Node(nullptr, resolved_->add(std::to_string(i)), nullptr, path_, gap_).number(range, otherwise[i]));
   return values;
 }
 
@@ -148,6 +193,7 @@ bool Node::flag(std::optional<bool> otherwise) const {
 }
 
 std::string Node::text(const std::optional<std::string>& otherwise) const {
+  note({.type = ValueForm::kText, .words = "a text", .names = {}}, otherwise);
   if (!given_) {
     if (!otherwise) refuse_absent();
     put(*otherwise, needs_quotes(*otherwise));
@@ -163,6 +209,17 @@ ConfigError Node::expected(const std::string& what) const {
 }
 
 void Node::refuse_unknown_keys() const { refuse_unknown(*given_, *resolved_, path_); }
+
+void Node::note(const ValueForm& form, const std::optional<std::string>& otherwise) const {
+  if (!description_) return;
+  description_->may_be(form);
+  if (!otherwise) description_->required = true;
+  if (otherwise && description_->otherwise_words.empty()) description_->otherwise = *otherwise;
+}
+
+void Node::note_choice(const std::vector<std::string>& names, const std::string& otherwise) const {
+  note({.type = ValueForm::kChoice, .words = join_or(names), .names = names}, otherwise.empty() ? std::nullopt : std::optional(otherwise));
+}
 
 // A plain scalar: a number, a flag, a choice.
 const std::string& Node::scalar(const std::string& what) const {

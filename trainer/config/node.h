@@ -2,15 +2,19 @@
 //
 // Reading writes a second tree, the resolved one: each key asked for gets an entry, each value read is put there, defaults too. So when
 // a reader is through, the resolved tree is the whole configuration, and a given key without an entry in it is an unknown key.
+//
+// Where a Description is given too, reading also describes: of each key what it may be, what it is when left out, and what it is about.
 #pragma once
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "trainer/config/description.h"
 #include "trainer/config/yaml.h"
 
 namespace ropewalk {
@@ -32,7 +36,8 @@ using Choices = std::vector<std::pair<std::string, T>>;
 // `if (const Node lr = node["lr"]; lr.given()) ...`.
 class Node {
  public:
-  Node(const Value& given, Value& resolved) : given_(&given), resolved_(&resolved) {}
+  Node(const Value& given, Value& resolved, Description* description = nullptr)
+      : given_(&given), resolved_(&resolved), description_(description) {}
 
   // The value under a key of this mapping; from now on the key is a known one. An absent or null mapping has no given keys.
   Node operator[](const std::string& key) const;
@@ -42,8 +47,17 @@ class Node {
   // The one of these keys that is given.
   std::string one_of(const std::vector<std::string>& keys) const;
 
-  bool given() const { return given_ != nullptr; }
+  // For the reference: what the key means, on one line; `otherwise` says in words what leaving it out means.
+  Node about(const std::string& words, const std::string& otherwise = "") const;
+  // For the reference: this mapping where `key` is given, or has this value. Keys asked for through it belong to that alternative.
+  Node as(const std::string& key, const std::string& value = "") const;
+
+  // For the reference: described as the value at another path is, whose reader reads this one too.
+  Node same_as(const std::string& path) const;
+
+  bool given() const;
   bool is(Value::Type type) const { return given_ && given_->type == type; }
+  bool says(const std::string& word) const { return is(Value::kScalar) && given_->scalar == word; }
   // Whether it says null, or says nothing and that is the default.
   bool is_null(bool by_default) const;
 
@@ -56,9 +70,11 @@ class Node {
   std::string text(const std::optional<std::string>& otherwise = {}) const;  // not empty
   template <class T>
   T choice(const Choices<T>& choices, std::optional<T> otherwise = {}) const {
-    if (!given_ && otherwise) return put_choice(choices, *otherwise);
     std::vector<std::string> names;
     for (const auto& [name, value] : choices) names.push_back(name);
+    const auto known = std::find_if(choices.begin(), choices.end(), [&](const auto& c) { return otherwise && c.second == *otherwise; });
+    note_choice(names, known == choices.end() ? "" : known->first);
+    if (!given_ && otherwise) return put_choice(choices, *otherwise);
     return put_choice(choices, choices[chosen(names)].second);
   }
 
@@ -77,9 +93,13 @@ class Node {
     std::string parent_path, key;
   };
 
-  Node(const Value* given, Value& resolved, std::string path, Gap gap)
-      : given_(given), resolved_(&resolved), path_(std::move(path)), gap_(std::move(gap)) {}
+  Node(const Value* given, Value& resolved, Description* description, std::string path, Gap gap)
+      : given_(given), resolved_(&resolved), description_(description), path_(std::move(path)), gap_(std::move(gap)) {}
 
+  Node child(const std::string& key, Description* description) const;
+  // No `otherwise`: the value is required, unless somebody asked whether it is given.
+  void note(const ValueForm& form, const std::optional<std::string>& otherwise) const;
+  void note_choice(const std::vector<std::string>& names, const std::string& otherwise) const;
   const std::string& scalar(const std::string& what) const;
   void refuse_absent() const;
   size_t chosen(const std::vector<std::string>& names) const;
@@ -93,6 +113,7 @@ class Node {
 
   const Value* given_;  // null: absent
   Value* resolved_;
+  Description* description_;  // null: nobody asks for descriptions
   std::string path_;
   Gap gap_;
 };

@@ -50,23 +50,28 @@ void refuse_keys(const Node& node, const std::vector<std::string>& keys, const S
 // A named type starts from that type's defaults; without one the inherited schedule is changed.
 void read_schedule(const Node& node, Unsaid unsaid, ScheduleOptions& schedule) {
   if (!node.given() && unsaid == Unsaid::kInherit) return;
+  const std::string otherwise = unsaid == Unsaid::kInherit ? "the optimizer's, but where a type is named, the type's" : "";
   const bool named = node["type"].given();
   if (named) {
     schedule = {};
     unsaid = Unsaid::kDefault;
   }
-  read_type(node["type"], unsaid, schedule);
-  read_number(node["warmup"], kSpan, unsaid, schedule.warmup);
+  read_type(node["type"].about("Shape of the learning rate over the run; a named type starts from that type's defaults.", otherwise),
+            unsaid, schedule);
+  read_number(node["warmup"].about("Linear warm-up: steps, or a share of the run below 1.", otherwise), kSpan, unsaid, schedule.warmup);
   if (schedule.type == ScheduleOptions::kWsd) {
-    read_number(node["decay"], kSpan, unsaid, schedule.decay);
-    read_shape(node["shape"], unsaid, schedule);
+    read_number(node["decay"].about("wsd: length of the last phase; steps, or a share of the run below 1.", otherwise), kSpan, unsaid,
+                schedule.decay);
+    read_shape(node["shape"].about("wsd: how the last phase falls.", otherwise), unsaid, schedule);
   } else {
     refuse_keys(node, {"decay", "shape"}, schedule, named);
   }
   if (schedule.type == ScheduleOptions::kConstant)
     refuse_keys(node, {"final"}, schedule, named);
   else
-    read_number(node["final"], kUpToOne, unsaid, schedule.final);
+    read_number(
+        node["final"].about("The last learning rate (inverse_sqrt: the least) as a share of the peak; constant has none.", otherwise),
+        kUpToOne, unsaid, schedule.final);
   if (schedule.warmup < 1 && schedule.type == ScheduleOptions::kWsd && schedule.decay < 1 && schedule.warmup + schedule.decay > 1)
     throw node.error(
         fmt::format("expected warmup ({:g}) and decay ({:g}) to be at most the whole run together", schedule.warmup, schedule.decay));
@@ -80,11 +85,16 @@ void read_betas(const Node& node, Unsaid unsaid, OptimizerValues& values) {
 }
 
 void read_values(const Node& node, Unsaid unsaid, OptimizerValues& values) {
-  read_number(node["lr"], kNotNegative, Unsaid::kInherit, values.lr);  // has no default
-  read_betas(node["betas"], unsaid, values);
-  read_number(node["eps"], kPositive, unsaid, values.eps);
-  read_number(node["weight_decay"], kNotNegative, unsaid, values.weight_decay);
-  read_schedule(node["schedule"], unsaid, values.schedule);
+  const bool inherits = unsaid == Unsaid::kInherit;
+  const std::string otherwise = inherits ? "the optimizer's" : "";
+  read_number(node["lr"].about("Peak learning rate.", inherits ? otherwise : "required to train"), kNotNegative, Unsaid::kInherit,
+              values.lr);  // has no default
+  read_betas(node["betas"].about("Decay of the first and the second moment.", otherwise), unsaid, values);
+  read_number(node["eps"].about("Added to the root of the second moment.", otherwise), kPositive, unsaid, values.eps);
+  read_number(
+      node["weight_decay"].about("Decoupled weight decay; on norms, biases, A_log, D and dt_bias only where a group says so.", otherwise),
+      kNotNegative, unsaid, values.weight_decay);
+  read_schedule(node["schedule"].about("The learning rate over the run.", otherwise), unsaid, values.schedule);
 }
 
 template <class T, size_t n>
@@ -98,11 +108,11 @@ std::vector<T> read_names(const Node& node, const T (&all)[n]) {
 
 OptimizerGroup read_group(const Node& node, const OptimizerValues& inherited) {
   OptimizerGroup group;
-  group.name = node["name"].text();
+  group.name = node["name"].about("In metrics and in `ropewalk params`; not `default`, which is what no group matches.").text();
   group.values = inherited;
-  const Node match = node["match"];
-  group.kinds = read_names(match["kind"], kKinds);
-  group.roles = read_names(match["role"], kRoles);
+  const Node match = node["match"].about("Which parameters: of these kinds and these roles. One of both may be left out.");
+  group.kinds = read_names(match["kind"].about("The owner of a parameter.", "any"), kKinds);
+  group.roles = read_names(match["role"].about("What a parameter is to its owner.", "any"), kRoles);
   if (group.kinds.empty() && group.roles.empty()) throw match.error("expected a kind, a role or both");
   read_values(node, Unsaid::kInherit, group.values);
   group.values.decay_all = node["weight_decay"].given();
@@ -120,9 +130,13 @@ void refuse_name(const Node& node, const std::string& name, const std::vector<Op
 OptimizerOptions read_optimizer(const Node& node) {
   OptimizerOptions optimizer;
   optimizer.type =
-      node["type"].choice<OptimizerOptions::Type>({{"adamw", OptimizerOptions::kAdamW}, {"sgd", OptimizerOptions::kSgd}}, optimizer.type);
+      node["type"]
+          .about("The update rule.")
+          .choice<OptimizerOptions::Type>({{"adamw", OptimizerOptions::kAdamW}, {"sgd", OptimizerOptions::kSgd}}, optimizer.type);
   read_values(node, Unsaid::kDefault, optimizer.values);
-  for (const Node& item : node["groups"].items()) {
+  const Node groups =
+      node["groups"].about("Parameters with values of their own; the first match wins, what a group does not say is the optimizer's.");
+  for (const Node& item : groups.items()) {
     const OptimizerGroup group = read_group(item, optimizer.values);
     refuse_name(item["name"], group.name, optimizer.groups);
     optimizer.groups.push_back(group);

@@ -27,14 +27,15 @@ RecomputePolicy read_recompute(const Node& node) {
 std::optional<SpikeOptions> read_skip_spikes(const Node& node) {
   if (node.is_null(true)) return std::nullopt;
   SpikeOptions spikes;
-  spikes.sigma = node["sigma"].number(kPositive, spikes.sigma);
-  spikes.window = node["window"].integer(2, 1 << 20, spikes.window);
+  spikes.sigma = node["sigma"].about("Standard deviations above the mean that a step must keep below.").number(kPositive, spikes.sigma);
+  spikes.window = node["window"].about("Steps that it is compared with; never before half of them.").integer(2, 1 << 20, spikes.window);
   return spikes;
 }
 
 std::optional<TraceOptions> read_trace(const Node& node) {
   if (node.is_null(true)) return std::nullopt;
-  return TraceOptions{.from = node["from"].size(), .steps = node["steps"].size(1)};
+  return TraceOptions{.from = node["from"].about("The first of them, counted from 1.").size(),
+                      .steps = node["steps"].about("How many.").size(1)};
 }
 
 std::optional<double> read_peak(const Node& node) {
@@ -52,54 +53,77 @@ void read_device(const Node& node) {
 
 TrainOptions read_train(const Node& node) {
   TrainOptions train;
-  if (const Node steps = node["steps"]; steps.given()) train.steps = steps.size();
-  if (const Node batch = node["batch"]; batch.given()) train.batch = batch.size();
-  train.micro_batch = node["micro_batch"].size(train.micro_batch);
-  train.precision = node["precision"].choice<Precision>(
-      {{"fp64", Precision::kFp64}, {"fp32", Precision::kFp32}, {"bf16", Precision::kBf16}}, train.precision);
-  train.residual_wide = read_residual(node["residual"], train.precision);
-  if (const Node clip = node["clip"]; clip.is_null(false)) {
+  if (const Node steps = node["steps"].about("Optimizer steps of the run.", "required to train"); steps.given()) train.steps = steps.size();
+  if (const Node batch = node["batch"].about("Sequences of a step, over all ranks.", "required to train"); batch.given())
+    train.batch = batch.size();
+  train.micro_batch =
+      node["micro_batch"].about("Sequences that a data rank takes at once; the rest of its share accumulates.").size(train.micro_batch);
+  train.precision =
+      node["precision"]
+          .about("Of activations and matrix products. Master weights are fp32, under fp64 all is double.")
+          .choice<Precision>({{"fp64", Precision::kFp64}, {"fp32", Precision::kFp32}, {"bf16", Precision::kBf16}}, train.precision);
+  train.residual_wide =
+      read_residual(node["residual"].about("Of the residual stream; bf16 only under `precision: bf16`."), train.precision);
+  if (const Node clip = node["clip"].about("Largest norm of the gradient; larger ones are scaled down to it. null: any.");
+      clip.is_null(false)) {
     train.clip.reset();
   } else {
     train.clip = clip.number(kPositive, train.clip);
   }
-  train.recompute = read_recompute(node["recompute"]);
-  train.skip_spikes = read_skip_spikes(node["skip_spikes"]);
-  train.seed = static_cast<uint64_t>(node["seed"].integer(0, std::numeric_limits<int64_t>::max(), static_cast<int64_t>(train.seed)));
-  train.eval_every = count_or_zero(node["eval_every"], train.eval_every);
-  train.health_every = count_or_zero(node["health_every"], train.health_every);
+  train.recompute =
+      read_recompute(node["recompute"].about("Whether backward computes the insides of sub-layers again in the place of keeping them: of "
+                                             "none, of all, or of those of these kinds."));
+  train.skip_spikes = read_skip_spikes(node["skip_spikes"].about(
+      "Skips steps whose loss or gradient norm stands out from those before. Steps that are not finite always are."));
+  train.seed = static_cast<uint64_t>(node["seed"]
+                                         .about("Of initial weights and the order of the data.")
+                                         .integer(0, std::numeric_limits<int64_t>::max(), static_cast<int64_t>(train.seed)));
+  train.eval_every = count_or_zero(node["eval_every"].about("Steps between evaluations; 0: at the end only."), train.eval_every);
+  train.health_every =
+      count_or_zero(node["health_every"].about(
+                        "Steps between looks at the ranges of dt, decay and state of state-space layers, for the metrics; 0: never."),
+                    train.health_every);
   return train;
 }
 
 MeshOptions read_parallel(const Node& node) {
   MeshOptions mesh;
-  const auto degree = [&](const char* key) { return static_cast<int>(node[key].size(1)); };
-  mesh.pipeline = degree("pipeline");
-  if (const Node data = node["data"]; !data.is_null(true)) mesh.data = static_cast<int>(data.size());
-  mesh.context = degree("context");
-  mesh.tensor = degree("tensor");
-  mesh.sequence = node["sequence"].flag(mesh.sequence);
-  mesh.context_runs = degree("context_runs");
+  const auto degree = [&](const char* key, const char* meaning) { return static_cast<int>(node[key].about(meaning).size(1)); };
+  mesh.pipeline = degree("pipeline", "Stages that the stack is cut into.");
+  if (const Node data =
+          node["data"].about("Ranks with different sequences; given, it must be what the other degrees leave.", "what the ranks leave");
+      !data.is_null(true))
+    mesh.data = static_cast<int>(data.size());
+  mesh.context = degree("context", "Ranks that a sequence is cut over.");
+  mesh.tensor = degree("tensor", "Ranks that heads, hidden layers and the vocabulary are cut over.");
+  mesh.sequence = node["sequence"].about("Whether tensor ranks cut the sequence between the sub-layers.").flag(mesh.sequence);
+  mesh.context_runs = degree("context_runs", "Stretches of a sequence that a context rank holds; more of them balance causal attention.");
   return mesh;
 }
 
 CheckpointOptions read_checkpoint(const Node& node) {
   CheckpointOptions checkpoint;
-  checkpoint.every = count_or_zero(node["every"], checkpoint.every);
-  checkpoint.keep = node["keep"].size(checkpoint.keep);
-  checkpoint.keep_every = count_or_zero(node["keep_every"], checkpoint.keep_every);
-  checkpoint.async = node["async"].flag(checkpoint.async);
+  checkpoint.every = count_or_zero(node["every"].about("Steps between checkpoints; 0: none on the way."), checkpoint.every);
+  checkpoint.keep = node["keep"].about("How many of the newest checkpoints stay.").size(checkpoint.keep);
+  checkpoint.keep_every =
+      count_or_zero(node["keep_every"].about("Checkpoints of steps divisible by this stay for good; 0: none."), checkpoint.keep_every);
+  checkpoint.async = node["async"].about("Whether a thread writes them while training goes on.").flag(checkpoint.async);
   return checkpoint;
 }
 
 RunOptions read_run(const Node& node, const std::string& default_dir) {
   RunOptions run;
-  run.dir = node["dir"].text(default_dir);
-  run.resume = node["resume"].text(run.resume);
-  read_device(node["device"]);
-  run.timeout = node["timeout"].number(kPositive, run.timeout);
-  run.trace = read_trace(node["trace"]);
-  run.peak_flops = read_peak(node["peak_flops"]);
+  run.dir = node["dir"].about("The run's folder.", "runs/<the file's stem>").text(default_dir);
+  run.resume =
+      node["resume"]
+          .about("`auto`: from the newest checkpoint; `never`; `branch`: with changes that make it another run; or a checkpoint's folder.")
+          .text(run.resume);
+  read_device(node["device"].about("Where to compute."));
+  run.timeout = node["timeout"]
+                    .about("Seconds without progress after which a job ends itself, naming what it waited for.")
+                    .number(kPositive, run.timeout);
+  run.trace = read_trace(node["trace"].about("Steps of which a timeline is written to trace-rank*.json, for ui.perfetto.dev."));
+  run.peak_flops = read_peak(node["peak_flops"].about("FLOP/s that all ranks can do in the training's precision, for mfu.", "measured"));
   return run;
 }
 

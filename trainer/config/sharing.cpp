@@ -14,24 +14,26 @@ class SharingReader {
 
   void read_block(const Node& node) {
     SharedBlockOptions share;
-    share.name = node["name"].text();
+    share.name = node["name"].about("Of the share, in the names of its parameters.").text();
     for (const SharedBlockOptions& other : model_.shared)
       if (other.name == share.name) throw node["name"].error(fmt::format("{} is the name of another share", share.name));
-    share.at = read_layers(node["at"]);
-    share.concat_embedding = node["concat_embedding"].flag(false);
+    share.at = read_layers(node["at"].about("The layers with one set of parameters between them; all of the same blocks.", "required"));
+    share.concat_embedding =
+        node["concat_embedding"].about("Whether the mixer reads the residual stream and the embedding, side by side.").flag(false);
     if (share.concat_embedding && is_ffn(first_block(share.at[0])))
       throw node["concat_embedding"].error(fmt::format("layer {} has no mixer that could read the embedding", share.at[0]));
     model_.shared.push_back(share);
   }
 
   void read_kv(const Node& node) {
-    const Node from = node["from"];
+    const Node from = node["from"].about("The layer whose keys and values are used.");
     KvShareOptions share;
     share.from = read_layer(from);
     if (!attention(share.from))
       throw from.error(fmt::format("expected a layer with one attention block, given layer {} ({})", share.from, name(share.from)));
-    for (const Node& to : node["to"].items()) share.to.push_back(read_consumer(to, share.from));
-    if (share.to.empty()) throw node["to"].expected("one or more layers");
+    const Node consumers = node["to"].about("Later layers that use them, and project none of their own.", "required");
+    for (const Node& to : consumers.items()) share.to.push_back(read_consumer(to, share.from));
+    if (share.to.empty()) throw consumers.expected("one or more layers");
     model_.kv.push_back(share);
     producers_.emplace_back(from, share.from);
   }
@@ -102,8 +104,8 @@ class SharingReader {
 
 void read_sharing(const Node& node, ModelOptions& model) {
   SharingReader reader(model);
-  for (const Node& share : node["blocks"].items()) reader.read_block(share);
-  for (const Node& share : node["kv"].items()) reader.read_kv(share);
+  for (const Node& share : node["blocks"].about("Layers that share their parameters.").items()) reader.read_block(share);
+  for (const Node& share : node["kv"].about("Attention layers that share keys and values.").items()) reader.read_kv(share);
   reader.refuse_chains();
 }
 
