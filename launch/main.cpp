@@ -50,6 +50,14 @@ int main(int argc, char** argv) {
   add_config_arguments(*eval_verb, config);
   eval_verb->callback([&] { verb = [&] { eval(job, config); }; });
 
+  BenchOptions steps;
+  CLI::App* bench_verb =
+      app.add_subcommand("bench", "* time of a step on random tokens, as a whole and op by op, beside this machine's ceilings");
+  add_config_arguments(*bench_verb, config);
+  bench_verb->add_option("--steps", steps.steps, "timed; the median counts")->capture_default_str()->check(CLI::PositiveNumber);
+  bench_verb->add_option("--warmup", steps.warmup, "steps before them")->capture_default_str()->check(CLI::NonNegativeNumber);
+  bench_verb->callback([&] { verb = [&] { bench(job, config, steps); }; });
+
   CLI::App* params_verb = app.add_subcommand("params", "which parameter falls in which optimizer group");
   add_config_arguments(*params_verb, config);
   params_verb->callback([&] { verb = [&] { params(config); }; });

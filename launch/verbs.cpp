@@ -26,7 +26,16 @@ std::string checkpoint_of(const RunOptions& run) {
 void train(const Job& job, const ConfigArguments& arguments) {
   const Config config = load_config(arguments.file, arguments.overrides);
   require_trainable(config);
-  Trainer(config, job.world(config.options.run.timeout)).run();
+  StopSignals signals;
+  Trainer(config, job.world(config.options.run.timeout), signals).run();
+}
+
+void bench(const Job& job, const ConfigArguments& arguments, const BenchOptions& options) {
+  const Config config = load_config(arguments.file, arguments.overrides);
+  require(config, {"data.seq_len", "train.batch"}, "for a step");
+  const Group world = job.world(config.options.run.timeout);
+  const std::string table = bench(config, options, world);
+  if (world.rank() == 0) fmt::print("{}", table);
 }
 
 void eval(const Job& job, const ConfigArguments& arguments) {

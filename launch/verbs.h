@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "data/tokenize.h"
+#include "trainer/bench.h"
 #include "trainer/generate.h"
 #include "trainer/job.h"
 
@@ -16,6 +17,7 @@ struct ConfigArguments {
 };
 
 void train(const Job& job, const ConfigArguments& arguments);
+void bench(const Job& job, const ConfigArguments& arguments, const BenchOptions& options);
 void eval(const Job& job, const ConfigArguments& arguments);
 void params(const ConfigArguments& arguments);
 void generate(const std::string& checkpoint, const GenerateOptions& options);

@@ -114,4 +114,14 @@ std::vector<State> Attention::make_states(int64_t batch, int64_t capacity, DType
   return {State{{Tensor::empty(shape, dtype), Tensor::empty(shape, dtype)}}};
 }
 
+std::optional<Cost> Attention::cost(const TokenShape& shape) const {
+  const auto width = static_cast<double>(options_.heads * options_.head_dim);
+  const bool gated = options_.output_gate != AttentionBlockOptions::kNone;
+  const int64_t projected_heads = options_.heads * (gated ? 2 : 1) + (sharing_.read ? 0 : 2 * options_.kv_heads);
+  const auto projected = static_cast<double>(projected_heads * options_.head_dim);
+  const double weights = projected * static_cast<double>(build_.input) + width * static_cast<double>(build_.output);
+  const double pairs = static_cast<double>(shape.rows) * visible_keys(shape.length, options_.window);
+  return Cost{.flops = 2 * shape.tokens() * weights + 4 * pairs * width};
+}
+
 }  // namespace ropewalk

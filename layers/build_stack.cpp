@@ -14,7 +14,8 @@ namespace {
 
 class Builder {
  public:
-  Builder(const ModelOptions& options, const TensorParallel& tp, Recompute recompute) : options_(options), tp_(tp), recompute_(recompute) {
+  Builder(const ModelOptions& options, const TensorParallel& tp, const RecomputePolicy& recompute)
+      : options_(options), tp_(tp), recompute_(recompute) {
     for (const auto& layer : options.layers) sub_layers_ += static_cast<int64_t>(layer.size());
   }
 
@@ -51,7 +52,7 @@ class Builder {
                            .concat_embedding = concat,
                            .norm = options_.norm,
                            .residual_scale = options_.scales.residual,
-                           .recompute = recompute_,
+                           .recompute = recompute_.of(core->kind()),
                            .core_name = shared ? fmt::format("shared.{}.{}", shared->name, kind) : site_name});
   }
 
@@ -103,7 +104,7 @@ class Builder {
 
   const ModelOptions& options_;
   const TensorParallel& tp_;
-  Recompute recompute_;
+  const RecomputePolicy& recompute_;
   int64_t sub_layers_ = 0;
   std::map<std::pair<int, std::string>, int> kinds_in_layer_;
   std::map<std::pair<std::string, size_t>, std::shared_ptr<SubLayer>> shared_cores_;
@@ -111,7 +112,7 @@ class Builder {
 
 }  // namespace
 
-std::vector<CallSite> build_stack(const ModelOptions& options, const TensorParallel& tp, Recompute recompute) {
+std::vector<CallSite> build_stack(const ModelOptions& options, const TensorParallel& tp, const RecomputePolicy& recompute) {
   return Builder(options, tp, recompute).build();
 }
 

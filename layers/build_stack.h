@@ -3,10 +3,11 @@
 
 #include "layers/call_site.h"
 #include "layers/options.h"
+#include "layers/recompute_policy.h"
 #include "parallel/tensor_parallel.h"
 
 namespace ropewalk {
 
-std::vector<CallSite> build_stack(const ModelOptions& options, const TensorParallel& tp, Recompute recompute);
+std::vector<CallSite> build_stack(const ModelOptions& options, const TensorParallel& tp, const RecomputePolicy& recompute);
 
 }  // namespace ropewalk

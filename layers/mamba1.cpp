@@ -5,6 +5,7 @@
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/selective_scan/selective_scan.h"
 #include "kernels/views/views.h"
+#include "layers/health.h"
 #include "parallel/context_parallel/context_parallel.h"
 
 // B batch, S sequence, D model, I inner = H heads * P channels, N state, R dt_rank.
@@ -88,12 +89,21 @@ Var Mamba1::forward(const Var& u_BSD, Carry&, const Context& ctx) const {
                                              .d_skip = d_skip_,
                                              .h0 = take_state(ctx, kStateSlot),
                                              .runs = runs});
+  if (ctx.health && ctx.counting())
+    observe_scan(ctx.health->of(kind()), selection.dt_BSI.data(), dt_bias_.data(), a_log_.data(), scan.leaving.data());
   keep_state(scan.leaving.data(), ctx, kStateSlot);
   return linear(scan.y, out_proj_);
 }
 
 std::vector<State> Mamba1::make_states(int64_t batch, int64_t, DType dtype) const {
   return {State{{Tensor::zeros({batch, options_.conv - 1, inner_}, dtype), Tensor::zeros({batch, inner_, options_.state}, wide(dtype))}}};
+}
+
+// The projections, of which those of a head see its own channels, and of the scan a multiply-add to take dt x B in, one to decay, one to
+// read.
+std::optional<Cost> Mamba1::cost(const TokenShape& shape) const {
+  const int64_t projected = 2 * build_.input + build_.output + 2 * options_.dt_rank + 2 * options_.state;
+  return Cost{.flops = 2 * shape.tokens() * static_cast<double>(inner_ * (projected + 3 * options_.state))};
 }
 
 }  // namespace ropewalk

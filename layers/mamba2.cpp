@@ -7,6 +7,7 @@
 #include "kernels/scale_segments/scale_segments.h"
 #include "kernels/ssd/ssd.h"
 #include "kernels/views/views.h"
+#include "layers/health.h"
 #include "parallel/context_parallel/context_parallel.h"
 
 // B batch, S sequence, D model; on this rank: I inner = H heads * P head_dim, G groups, N state, M = G * N, C = I + 2M conv channels.
@@ -99,6 +100,7 @@ Var Mamba2::forward(const Var& u_BSD, Carry&, const Context& ctx) const {
   // From the run before: a neighbour rank, the cache, or a document's reset.
   const Var h0 = enter_state(ssd_chunk_states(ssd), ssd_first_chunks(runs, options_.chunk), ctx, kStateSlot);
   const Var y_BSI = merge_heads(ssd_chunk_outputs(ssd, h0));
+  if (ctx.health && ctx.counting()) observe_scan(ctx.health->of(kind()), dt_BSH.data(), dt_bias_.data(), a_log_.data(), h0.data());
   return tp_leave(linear(gated(y_BSI, z_BSI), out_proj_), tp_);
 }
 
@@ -106,6 +108,16 @@ std::vector<State> Mamba2::make_states(int64_t batch, int64_t, DType dtype) cons
   const int64_t channels = heads_ * options_.head_dim + 2 * groups_ * options_.state;
   return {State{{Tensor::zeros({batch, options_.conv - 1, channels}, dtype),
                  Tensor::zeros({batch, heads_, options_.head_dim, options_.state}, wide(dtype))}}};
+}
+
+// The projections, and of SSD what effort(SsdStatesForward) and effort(SsdOutputsForward) count.
+std::optional<Cost> Mamba2::cost(const TokenShape& shape) const {
+  const auto inner = static_cast<double>(options_.heads * options_.head_dim), bc = static_cast<double>(options_.groups * options_.state);
+  const double projected = 2 * inner + 2 * bc + static_cast<double>(options_.heads);
+  const double weights = projected * static_cast<double>(build_.input) + inner * static_cast<double>(build_.output);
+  const auto state = static_cast<double>(options_.state);
+  const double pairs_a_token = (static_cast<double>(std::min(options_.chunk, shape.length)) + 1) / 2;
+  return Cost{.flops = 2 * shape.tokens() * (weights + 2 * inner * state + pairs_a_token * (inner + bc))};
 }
 
 }  // namespace ropewalk

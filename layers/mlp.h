@@ -9,11 +9,14 @@ namespace ropewalk {
 
 class Mlp : public SubLayer {
  public:
-  Mlp(const MlpOptions& options, const BuildContext& build, const TensorParallel& tp) : options_(options), build_(build), tp_(tp) {}
+  // `owner`: of its parameters, where it is a part of another sub-layer.
+  Mlp(const MlpOptions& options, const BuildContext& build, const TensorParallel& tp, Kind owner = Kind::kMlp)
+      : options_(options), build_(build), tp_(tp), owner_(owner) {}
 
   const char* kind() const override { return "mlp"; }
   void declare(Declarations& declarations, const std::string& name) override;
   Var forward(const Var& u_BSD, Carry& carry, const Context& ctx) const override;
+  std::optional<Cost> cost(const TokenShape& shape) const override;
   std::vector<State> make_states(int64_t, int64_t, DType) const override { return {}; }
 
  private:
@@ -22,6 +25,7 @@ class Mlp : public SubLayer {
   MlpOptions options_;
   BuildContext build_;
   TensorParallel tp_;
+  Kind owner_;
   Var up_, up_bias_, down_, down_bias_;  // `up` with the gate above it where there is one
 };
 

@@ -125,4 +125,14 @@ Tensor HybridModel::next_logits(const Tensor& tokens_BS, const Context& ctx) con
   return scaled(logits, options_.scales.logits).data();
 }
 
+std::optional<Cost> HybridModel::cost(const TokenShape& shape) const {
+  Cost all{.flops = 2 * shape.tokens() * static_cast<double>(options_.d_model * options_.vocabulary)};
+  for (const CallSite& site : sites_) {
+    const auto cost = site.core().cost(shape);
+    if (!cost) return std::nullopt;
+    all += *cost;
+  }
+  return all;
+}
+
 }  // namespace ropewalk

@@ -4,6 +4,7 @@
 
 #include "layers/call_site.h"
 #include "layers/options.h"
+#include "layers/recompute_policy.h"
 #include "parallel/mesh.h"
 #include "parallel/pipeline.h"
 #include "parallel/tensor_parallel.h"
@@ -13,7 +14,7 @@ namespace ropewalk {
 struct ModelPlacement {
   TensorParallel tp;
   int stage = 0, stages = 1;
-  Recompute recompute = Recompute::kNone;
+  RecomputePolicy recompute{};
   DType residual = DType::kFloat32;  // of the residual stream
 };
 
@@ -27,6 +28,8 @@ class HybridModel : public Stage {
   Carry forward(Carry carry, const Context& ctx) const override;
   Ports ports() const override;
 
+  // Of the whole model, all stages.
+  std::optional<Cost> cost(const TokenShape& shape) const;
   // How many scored targets of the microbatch have the largest logit, given the stream that leaves the last stage (`carry.x`).
   // Collective over the tensor ranks; the same on each.
   int64_t count_right(const Var& x, const Context& ctx) const;

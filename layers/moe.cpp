@@ -2,6 +2,7 @@
 
 #include "kernels/experts/experts.h"
 #include "kernels/linear/linear.h"
+#include "kernels/router_logits/router_logits.h"
 #include "kernels/row_gate/row_gate.h"
 #include "kernels/sinkhorn/sinkhorn.h"
 #include "kernels/views/views.h"
@@ -30,30 +31,26 @@ void balance(const Tensor& bias, const Tensor& load, double rate) {
 }  // namespace
 
 Moe::Moe(const MoeOptions& options, const BuildContext& build) : options_(options), build_(build) {
-  if (options.shared)
-    shared_.emplace(MlpOptions{.hidden = options.shared->hidden, .act = options.act, .gated = options.gated}, build, TensorParallel{});
+  if (!options.shared) return;
+  shared_.emplace(MlpOptions{.hidden = options.shared->hidden, .act = options.act, .gated = options.gated}, build, TensorParallel{},
+                  Kind::kMoe);
 }
 
 void Moe::declare(Declarations& declarations, const std::string& name) {
   const int64_t experts = options_.experts, hidden = options_.hidden, input = build_.input;
-  const auto part = [&](const std::string& part_name, const Shape& shape, Role role, const Init& init) {
+  const auto part = [&](const std::string& part_name, const Shape& shape, Role role, const Init& init, double active = 1) {
     return declarations.declare(
-        ParameterSpec{.name = name + "." + part_name, .shape = shape, .kind = Kind::kMoe, .role = role, .init = init});
+        ParameterSpec{.name = name + "." + part_name, .shape = shape, .kind = Kind::kMoe, .role = role, .init = init, .active = active});
   };
-  const auto expert_part = [&](const std::string& part_name, const Shape& shape, const Init& init) {
-    return declarations.declare(ParameterSpec{.name = name + ".experts." + part_name,
-                                              .shape = shape,
-                                              .kind = Kind::kMoe,
-                                              .init = init,
-                                              .active = static_cast<double>(options_.router.top_k) / static_cast<double>(experts)});
-  };
-  router_ = part("router", {experts, input}, Role::kRouter, build_.linear_init(input));
+  const double chosen = static_cast<double>(options_.router.top_k) / static_cast<double>(experts);
+  const Init in = build_.linear_init(input), out = build_.output_init(hidden);
+  router_ = part("router", {experts, input}, Role::kRouter, in);
   if (options_.router_bias) router_bias_ = part("router_bias", {experts}, Role::kRouterBias, {});
-  up_ = options_.gated ? expert_part("gate_up", {experts, 2, hidden, input}, build_.linear_init(input))
-                       : expert_part("up", {experts, hidden, input}, build_.linear_init(input));
-  down_ = expert_part("down", {experts, build_.output, hidden}, build_.output_init(hidden));
+  up_ = options_.gated ? part("experts.gate_up", {experts, 2, hidden, input}, Role::kWeight, in, chosen)
+                       : part("experts.up", {experts, hidden, input}, Role::kWeight, in, chosen);
+  down_ = part("experts.down", {experts, build_.output, hidden}, Role::kWeight, out, chosen);
   if (shared_) shared_->declare(declarations, name + ".shared");
-  if (options_.shared && options_.shared->gated) shared_gate_ = part("shared_gate", {1, input}, Role::kWeight, build_.linear_init(input));
+  if (options_.shared && options_.shared->gated) shared_gate_ = part("shared_gate", {1, input}, Role::kWeight, in);
 
   load_ = declarations.declare_tally(name + ".load", experts);
   if (options_.router.type != RouterType::kSigmoidBias) return;
@@ -108,6 +105,15 @@ Var Moe::forward(const Var& u_BSD, Carry& carry, const Context& ctx) const {
   if (!shared_) return mixed_BSD;
   const Var shared_BSD = shared_->forward(u_BSD, carry, ctx);
   return add(mixed_BSD, shared_gate_ ? row_gate(shared_BSD, linear(u_BSD, shared_gate_)) : shared_BSD);
+}
+
+std::optional<Cost> Moe::cost(const TokenShape& shape) const {
+  const int64_t expert = options_.hidden * ((options_.gated ? 2 : 1) * build_.input + build_.output);
+  const int64_t router = (options_.experts + (shared_gate_ ? 1 : 0)) * build_.input;
+  const int64_t weights = router + options_.router.top_k * expert;
+  Cost cost{.flops = 2 * shape.tokens() * static_cast<double>(weights)};
+  if (shared_) cost += *shared_->cost(shape);
+  return cost;
 }
 
 }  // namespace ropewalk

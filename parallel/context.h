@@ -58,6 +58,8 @@ struct Microbatch {
   Tensor targets_BS;  // int64, kIgnored where nothing is scored; empty when nothing is to be scored
 };
 
+class Health;  // layers/health.h
+
 struct Context {
   const Microbatch& batch;
   const ContextParallel& cp;  // size 1: every move vanishes
@@ -66,6 +68,7 @@ struct Context {
   bool training = false;      // a pass whose gradient is wanted: neither evaluation nor decoding
   int site = 0;               // the call site that runs now: a shared core has one a call
   Pass* pass = nullptr;       // the recomputed segment that runs now, if any
+  Health* health = nullptr;   // where state-space layers say how they are, at the steps where someone asks
 
   const Layout& layout() const { return batch.layout; }
   bool decoding() const { return !states.empty(); }

@@ -55,6 +55,7 @@ void GradReducer::share_over_stages(const Declarations& declarations, const Mesh
 }
 
 void GradReducer::begin(int64_t microbatches) {
+  const Phase phase("zero gradients");
   microbatches_ = microbatches;
   store_.grad().fill(0);
   std::fill(contributions_.begin(), contributions_.end(), 0);

@@ -39,8 +39,8 @@ struct Pipeline::InFlight {
   Var cross_entropy;
 };
 
-Context Pipeline::context(const Microbatch& batch, bool training) const {
-  return {.batch = batch, .cp = options_.cp, .dtype = options_.dtype, .states = {}, .training = training};
+Context Pipeline::context(const Microbatch& batch, bool training, Health* health) const {
+  return {.batch = batch, .cp = options_.cp, .dtype = options_.dtype, .states = {}, .training = training, .health = health};
 }
 
 Carry Pipeline::receive(const Microbatch& batch, Tape* tape) const {
@@ -73,10 +73,11 @@ void Pipeline::send(const Carry& carry) const {
   for (const Var& var : vars) pipeline.send(var.data(), pipeline.rank() + 1, "pipeline.forward");
 }
 
-Carry Pipeline::run_forward(InFlight& flight) const {
+Carry Pipeline::run_forward(InFlight& flight, Health* health) const {
+  const Phase phase("forward");
   Carry received = receive(flight.batch, &flight.tape);
   if (!first()) flight.entered = flatten(received, stage_.ports().reads);
-  Carry carry = stage_.forward(std::move(received), context(flight.batch, true));
+  Carry carry = stage_.forward(std::move(received), context(flight.batch, true, health));
   flight.losses = carry.losses;
   flight.cross_entropy = carry.cross_entropy;
   if (!last()) {
@@ -87,6 +88,7 @@ Carry Pipeline::run_forward(InFlight& flight) const {
 }
 
 void Pipeline::run_backward(InFlight& flight, const LossScales& scales) const {
+  const Phase phase("backward");
   const Group& pipeline = mesh_.pipeline();
   Vars roots = flight.leaving;
   Tensors seeds;
@@ -105,11 +107,11 @@ void Pipeline::run_backward(InFlight& flight, const LossScales& scales) const {
   }
 }
 
-LossSums Pipeline::forward_backward(const std::vector<Microbatch>& batches, const LossScales& scales) const {
+LossSums Pipeline::forward_backward(const std::vector<Microbatch>& batches, const LossScales& scales, Health* health) const {
   std::deque<InFlight> flights;
   LossSums sums;
   for (const Microbatch& batch : batches) {
-    const Carry carry = run_forward(flights.emplace_back(batch));
+    const Carry carry = run_forward(flights.emplace_back(batch), health);
     if (carry.cross_entropy) sums.cross_entropy += carry.cross_entropy.data().item();
     for (const Var& loss : carry.losses) sums.auxiliary += loss.data().item();
   }

@@ -41,7 +41,7 @@ class Pipeline {
   Pipeline(const Stage& stage, const Mesh& mesh, const PipelineOptions& options) : stage_(stage), mesh_(mesh), options_(options) {}
 
   // All forward, then all backward: gradients of the scaled losses of all microbatches are added to the parameters.
-  LossSums forward_backward(const std::vector<Microbatch>& batches, const LossScales& scales) const;
+  LossSums forward_backward(const std::vector<Microbatch>& batches, const LossScales& scales, Health* health = nullptr) const;
   // The summed cross-entropy alone. On the last stage `arrive` sees what leaves the model, a microbatch at a time.
   double forward(const std::vector<Microbatch>& batches, const Arrival& arrive = {}) const;
 
@@ -50,10 +50,10 @@ class Pipeline {
 
   bool first() const { return mesh_.pipeline().rank() == 0; }
   bool last() const { return mesh_.pipeline().rank() + 1 == mesh_.pipeline().size(); }
-  Context context(const Microbatch& batch, bool training) const;
+  Context context(const Microbatch& batch, bool training, Health* health = nullptr) const;
   Carry receive(const Microbatch& batch, Tape* tape) const;
   void send(const Carry& carry) const;
-  Carry run_forward(InFlight& flight) const;
+  Carry run_forward(InFlight& flight, Health* health) const;
   void run_backward(InFlight& flight, const LossScales& scales) const;
 
   const Stage& stage_;

@@ -27,6 +27,7 @@ Microbatch make_microbatch(const std::vector<Sequence>& rows, const Mesh& mesh, 
 
 std::vector<Microbatch> make_batches(const std::function<Sequence(int64_t)>& sequence, int64_t step, const BatchPlan& plan,
                                      const Mesh& mesh) {
+  const Phase phase("batches");
   const int64_t data = mesh.size(Axis::kData), mine = mesh.coordinate(Axis::kData);
   const int64_t count = plan.batch / (data * plan.micro_batch);
   std::vector<Microbatch> batches;

@@ -13,7 +13,9 @@ std::string describe(const ScheduleOptions& schedule) {
   const std::string warmup = fmt::format("warmup {:g}", schedule.warmup);
   switch (schedule.type) {
     case ScheduleOptions::kConstant: return "constant, " + warmup;
+    case ScheduleOptions::kLinear: return fmt::format("linear, {}, final {:g}", warmup, schedule.final);
     case ScheduleOptions::kCosine: return fmt::format("cosine, {}, final {:g}", warmup, schedule.final);
+    case ScheduleOptions::kInverseSqrt: return fmt::format("inverse_sqrt, {}, final {:g}", warmup, schedule.final);
     case ScheduleOptions::kWsd: {
       const char* shapes[] = {"sqrt", "linear", "cosine"};
       return fmt::format("wsd, {}, decay {:g} {}, final {:g}", warmup, schedule.decay, shapes[schedule.shape], schedule.final);

@@ -56,6 +56,7 @@ double Optimizer::lr(size_t group, int64_t step) const {
 }
 
 std::map<Kind, double> Optimizer::squared_grad_norms(const Mesh& mesh) const {
+  const Phase phase("gradient norms");
   const Tensor by_kind = Tensor::zeros({std::ssize(kKinds)}, DType::kFloat64);
   for (const PlacedPart& part : store_.parts()) {
     if (!part.counted) continue;
@@ -71,20 +72,33 @@ std::map<Kind, double> Optimizer::squared_grad_norms(const Mesh& mesh) const {
 }
 
 void Optimizer::step(int64_t step, double grad_scale) {
+  const Phase phase("optimizer");
   ++updates_;
-  for (const PlacedPart& part : store_.parts())
-    if (part.numel() > 0) update(part, lr(groups_.group_of(part.spec), step), grad_scale);
+  last_update_.clear();
+  for (const PlacedPart& part : store_.parts()) {
+    if (part.numel() == 0) continue;
+    const UpdateSquares squares = update(part, lr(groups_.group_of(part.spec), step), grad_scale);
+    if (!part.counted) continue;
+    last_update_[part.spec.kind].update += squares.update;
+    last_update_[part.spec.kind].weight += squares.weight;
+  }
 }
 
-void Optimizer::update(const PlacedPart& part, double lr, double grad_scale) const {
+UpdateSquares Optimizer::update(const PlacedPart& part, double lr, double grad_scale) const {
+  UpdateSquares squares;
   const OptimizerValues& values = groups_.groups()[groups_.group_of(part.spec)].values;
   const auto span = [&](const Tensor& flat) { return ParameterStore::span(flat, part); };
   const Tensor master = span(store_.master()), working = store_.working_span(part), grad = span(store_.grad());
   const double weight_decay = groups_.weight_decay(part.spec);
   if (options_.type == OptimizerOptions::kSgd) {
-    launch(master.device(),
-           SgdStep{.master = master, .working = working, .grad = grad, .lr = lr, .weight_decay = weight_decay, .grad_scale = grad_scale});
-    return;
+    launch(master.device(), SgdStep{.master = master,
+                                    .working = working,
+                                    .grad = grad,
+                                    .lr = lr,
+                                    .weight_decay = weight_decay,
+                                    .grad_scale = grad_scale,
+                                    .squares = &squares});
+    return squares;
   }
   const Tensor m = span(state_.at("m")), v = span(state_.at("v"));
   launch(master.device(), AdamWStep{.master = master,
@@ -98,7 +112,9 @@ void Optimizer::update(const PlacedPart& part, double lr, double grad_scale) con
                                     .eps = values.eps,
                                     .weight_decay = weight_decay,
                                     .grad_scale = grad_scale,
-                                    .t = updates_});
+                                    .t = updates_,
+                                    .squares = &squares});
+  return squares;
 }
 
 }  // namespace ropewalk

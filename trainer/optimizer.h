@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "kernels/flat/flat.h"
 #include "parallel/parameter_store.h"
 #include "trainer/options.h"
 
@@ -30,6 +31,8 @@ class Optimizer {
   std::map<Kind, double> squared_grad_norms(const Mesh& mesh) const;
   // Updates with grad_scale x gradient at the LR that each group has at `step`.
   void step(int64_t step, double grad_scale);
+  // What the last step did, by kind: this rank's share, in which no element counts twice over the mesh.
+  const std::map<Kind, UpdateSquares>& last_update() const { return last_update_; }
 
   double lr(size_t group, int64_t step) const;
   const ParameterGroups& groups() const { return groups_; }
@@ -39,13 +42,14 @@ class Optimizer {
   void set_updates(int64_t updates) { updates_ = updates; }
 
  private:
-  void update(const PlacedPart& part, double lr, double grad_scale) const;
+  UpdateSquares update(const PlacedPart& part, double lr, double grad_scale) const;
 
   OptimizerOptions options_;
   ParameterGroups groups_;
   const ParameterStore& store_;
   int64_t steps_, updates_ = 0;
   std::map<std::string, Tensor> state_;
+  std::map<Kind, UpdateSquares> last_update_;
 };
 
 }  // namespace ropewalk

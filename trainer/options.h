@@ -6,19 +6,19 @@
 #include <vector>
 
 #include "data/options.h"
-#include "kernels/autograd/tape.h"
 #include "layers/options.h"
+#include "layers/recompute_policy.h"
 #include "parallel/parameter.h"
 
 namespace ropewalk {
 
 // Lengths are steps if >= 1, a share of the run if < 1.
 struct ScheduleOptions {
-  enum Type { kConstant, kCosine, kWsd } type = kConstant;
-  enum Shape { kSqrt, kLinear, kCosineDecay } shape = kSqrt;  // of WSD's decay
+  enum Type { kConstant, kLinear, kCosine, kWsd, kInverseSqrt } type = kConstant;
+  enum Shape { kSqrtDecay, kLinearDecay, kCosineDecay } shape = kSqrtDecay;  // of WSD's decay
   double warmup = 0;
   double decay = 0.2;  // WSD: length of the last phase
-  double final = 0;    // cosine, WSD: the last LR as a share of the peak
+  double final = 0;    // the last (inverse sqrt: the least) LR as a share of the peak
   bool operator==(const ScheduleOptions&) const = default;
 };
 
@@ -48,14 +48,23 @@ struct OptimizerOptions {
 };
 
 enum class Precision { kFp64, kFp32, kBf16 };
+// A step stands out where its loss or gradient norm is `sigma` standard deviations above the mean of the last `window` steps.
+struct SpikeOptions {
+  double sigma = 6;
+  int64_t window = 128;
+  bool operator==(const SpikeOptions&) const = default;
+};
+
 struct TrainOptions {
   int64_t steps = 0, batch = 0, micro_batch = 1;
   Precision precision = Precision::kBf16;
   bool residual_wide = true;  // fp32 residual stream under bf16
   std::optional<double> clip = 1.0;
-  Recompute recompute = Recompute::kNone;
+  RecomputePolicy recompute{};
+  std::optional<SpikeOptions> skip_spikes{};
   uint64_t seed = 1;
-  int64_t eval_every = 0;  // 0: at the end only
+  int64_t eval_every = 0;      // 0: at the end only
+  int64_t health_every = 100;  // 0: never
   bool operator==(const TrainOptions&) const = default;
 };
 
@@ -69,13 +78,22 @@ struct MeshOptions {
 
 struct CheckpointOptions {
   int64_t every = 0, keep = 3, keep_every = 0;
+  bool async = true;  // written beside the training
   bool operator==(const CheckpointOptions&) const = default;
+};
+
+// Steps [from, from + steps), counted from 1, go into a trace.
+struct TraceOptions {
+  int64_t from = 1, steps = 1;
+  bool operator==(const TraceOptions&) const = default;
 };
 
 struct RunOptions {
   std::string dir;
   std::string resume = "auto";  // auto | never | branch | a checkpoint folder
   double timeout = 600;
+  std::optional<TraceOptions> trace{};
+  std::optional<double> peak_flops{};  // FLOP/s of all ranks in the training's precision, for mfu; else it is measured
   bool operator==(const RunOptions&) const = default;
 };
 

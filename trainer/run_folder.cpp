@@ -44,6 +44,7 @@ void RunFolder::begin(const std::string& config, int ranks, int64_t step) {
   write_file(path_ + "/environment.txt", environment(ranks));
   cut_metrics(step);
   metrics_.open(path_ + "/metrics.jsonl", std::ios::app);
+  events_.open(path_, step);
 }
 
 void RunFolder::cut_metrics(int64_t step) const {
@@ -58,6 +59,16 @@ void RunFolder::cut_metrics(int64_t step) const {
   write_file(path, kept);
 }
 
-void RunFolder::append(const nlohmann::ordered_json& metrics) { metrics_ << metrics.dump() << std::endl; }
+void RunFolder::write_trace(const std::string& trace, int rank) const {
+  write_file(fmt::format("{}/trace-rank{:05}.json", path_, rank), trace);
+}
+
+void RunFolder::append(const nlohmann::ordered_json& metrics) {
+  metrics_ << metrics.dump() << std::endl;
+  std::vector<std::pair<std::string, double>> scalars;
+  for (const auto& [key, value] : metrics.items())
+    if (key != "step" && value.is_number()) scalars.emplace_back(key, value.get<double>());
+  events_.append(metrics.at("step"), scalars);
+}
 
 }  // namespace ropewalk

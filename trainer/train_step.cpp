@@ -35,10 +35,11 @@ TrainStep::TrainStep(const RankModel& model, Optimizer& optimizer, const TrainSt
     : model_(model),
       optimizer_(optimizer),
       options_(options),
+      spikes_(options.skip_spikes),
       reducer_(model.store(), model.declarations(), model.mesh(), model.tensor_parallel()),
       pipeline_(model.model(), model.mesh(), pipeline_options(model, options)) {}
 
-StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches) {
+StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches, Health* health) {
   const Mesh& mesh = model_.mesh();
   const double targets = mesh.tokens().sum(static_cast<double>(count_targets(batches)), "targets");
   const LossScales scales{.target = 1 / std::max(1.0, targets), .sequence = 1 / sequences_of(batches, mesh)};
@@ -46,8 +47,11 @@ StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches) 
 
   reducer_.begin(static_cast<int64_t>(batches.size()));
   clear_tallies(model_.declarations().tallies());
-  const LossSums sums = pipeline_.forward_backward(batches, scales);  // gradients leave in buckets on the way
-  reducer_.finish();
+  const LossSums sums = pipeline_.forward_backward(batches, scales, health);  // gradients leave in buckets on the way
+  {
+    const Phase phase("gradient sums");
+    reducer_.finish();
+  }
   report.loss = sum_over_tokens(mesh, sums.cross_entropy, "loss") * scales.target;
   report.moe = report_experts(sums.auxiliary * scales.sequence);
 
@@ -57,7 +61,7 @@ StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches) 
     square += kind_square;
   }
   report.grad_norm = std::sqrt(square);
-  report.skipped = !std::isfinite(report.grad_norm) || !std::isfinite(report.loss);  // the same on all ranks: both are global
+  report.skipped = reason_to_skip(report);
   const bool clips = options_.clip && report.grad_norm > *options_.clip;
   if (report.skipped) return report;
   optimizer_.step(step, clips ? *options_.clip / report.grad_norm : 1);
@@ -72,6 +76,12 @@ std::optional<MoeReport> TrainStep::report_experts(double auxiliary) const {
   MoeReport report{.aux_loss = sum_over_tokens(model_.mesh(), auxiliary, "auxiliary loss")};
   for (const auto& load : loads) report.load_max_over_mean = std::max(report.load_max_over_mean, max_over_mean(load->counts));
   return report;
+}
+
+// The same on all ranks: loss and norm are global, and of the same bits everywhere.
+const char* TrainStep::reason_to_skip(const StepReport& report) {
+  if (!std::isfinite(report.grad_norm) || !std::isfinite(report.loss)) return "not finite";
+  return spikes_ && spikes_->stands_out(report.loss, report.grad_norm) ? "spike" : nullptr;
 }
 
 }  // namespace ropewalk

@@ -6,6 +6,7 @@
 #include "trainer/batches.h"
 #include "trainer/optimizer.h"
 #include "trainer/rank_model.h"
+#include "trainer/spike_filter.h"
 
 namespace ropewalk {
 
@@ -19,12 +20,13 @@ struct StepReport {
   double loss = 0;       // mean nats per scored target over the whole batch, without auxiliary losses
   double grad_norm = 0;  // before clipping
   std::map<Kind, double> grad_norm_of;
-  bool skipped = false;  // the gradient was not finite, so nothing was updated
+  const char* skipped = nullptr;  // why nothing was updated: "not finite" or "spike"; the same on all ranks
   std::optional<MoeReport> moe{};
 };
 
 struct TrainStepOptions {
   std::optional<double> clip;
+  std::optional<SpikeOptions> skip_spikes{};
   bool defer_weight_parts = false;
 };
 
@@ -32,14 +34,18 @@ class TrainStep {
  public:
   TrainStep(const RankModel& model, Optimizer& optimizer, const TrainStepOptions& options);
 
-  StepReport run(int64_t step, const std::vector<Microbatch>& batches);
+  // Where given, `health` collects what the layers say of themselves.
+  StepReport run(int64_t step, const std::vector<Microbatch>& batches, Health* health = nullptr);
+  std::optional<SpikeFilter>& spikes() { return spikes_; }
 
  private:
+  const char* reason_to_skip(const StepReport& report);
   std::optional<MoeReport> report_experts(double auxiliary) const;
 
   const RankModel& model_;
   Optimizer& optimizer_;
   TrainStepOptions options_;
+  std::optional<SpikeFilter> spikes_;
   GradReducer reducer_;
   Pipeline pipeline_;
 };

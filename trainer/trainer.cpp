@@ -5,21 +5,25 @@
 #include <nlohmann/json.hpp>
 
 #include "data/error.h"
+#include "kernels/ceilings/ceilings.h"
 #include "kernels/tensor/allocator.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
-#include "trainer/checkpoint/checkpoint_writer.h"
 #include "trainer/config/words.h"
 #include "trainer/logging.h"
+#include "trainer/trace_file.h"
 
 namespace ropewalk {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using nlohmann::ordered_json;
 
-constexpr int64_t kMostSkippedInARow = 20;  // non-finite steps after which a run has diverged
+constexpr int64_t kMostSkippedInARow = 20;  // then a run has diverged
 
-ordered_json number(double value) { return std::isfinite(value) ? ordered_json(value) : ordered_json(nullptr); }
+// Measured by all ranks at once: they share the machine as in a step.
+double peak_flops(const Options& options, const Group& world) {
+  if (options.run.peak_flops) return *options.run.peak_flops;
+  return world.sum(measure_ceilings().of(compute_dtype(options.train.precision)), "peak");
+}
 
 Dataset load_agreed(const Options& options, const Group& world) {
   Dataset data;
@@ -29,15 +33,18 @@ Dataset load_agreed(const Options& options, const Group& world) {
 
 }  // namespace
 
-Trainer::Trainer(const Config& config, const Group& world)
+Trainer::Trainer(const Config& config, const Group& world, StopSignals& signals)
     : config_(config),
       options_(config.options),
       world_(world),
       data_(load_agreed(options_, world)),
       model_(options_, world, resolve_mesh(config, world.size())),
       optimizer_(options_.optimizer, model_.declarations(), model_.store(), options_.train.steps),
-      train_step_(model_, optimizer_, {.clip = options_.train.clip}),
-      folder_(options_.run.dir) {
+      train_step_(model_, optimizer_, {.clip = options_.train.clip, .skip_spikes = options_.train.skip_spikes}),
+      folder_(options_.run.dir),
+      checkpoints_(folder_.checkpoints(), options_.checkpoint, world_),
+      metrics_(model_, optimizer_, {.rows = options_.train.batch, .length = options_.data.seq_len}, peak_flops(options_, world_)),
+      signals_(signals) {
   agree(world_, [this] { resume(); });
 }
 
@@ -53,7 +60,9 @@ void Trainer::resume() {
   load_weights(reader, model_.store());
   load_optimizer(reader, model_.store(), optimizer_);
   optimizer_.set_updates(std::stoll(reader.meta().notes.at("updates")));
-  step_ = saved_step_ = reader.meta().step;
+  if (const auto history = reader.meta().notes.find("spikes"); train_step_.spikes() && history != reader.meta().notes.end())
+    train_step_.spikes()->restore(history->second);
+  step_ = resumed_at_ = reader.meta().step;
 }
 
 void Trainer::check_resumable(const CheckpointReader& reader, const std::string& folder) const {
@@ -71,24 +80,90 @@ void Trainer::check_resumable(const CheckpointReader& reader, const std::string&
 }
 
 void Trainer::run() {
-  if (finished() && saved_step_ == step_) {
+  if (finished() && resumed_at_ == step_) {
     if (leader()) fmt::print("{}: finished already, {} of {} steps\n", folder_.path(), step_, options_.train.steps);
     return;
   }
   agree(world_, [this] { begin(); });
+  try {
+    train();
+  } catch (const Error& error) {
+    // What was saved last is as good as before, whatever went wrong since.
+    if (error.reach() == Error::Reach::kEveryRank) checkpoints_.finish();
+    throw;
+  }
+}
+
+void Trainer::train() {
   Progress progress(step_, options_.train.steps);
   const BatchPlan plan{options_.train.batch, options_.train.micro_batch, options_.parallel.context_runs};
   const auto sequence = [this](int64_t i) { return data_.train->at(i); };
   BatchLoader loader([&](int64_t step) { return make_batches(sequence, step, plan, model_.mesh()); }, step_, options_.train.steps);
   while (!finished()) {
-    const auto begun = Clock::now();
-    const StepReport report = step(loader.next());
-    const double seconds = std::chrono::duration<double>(Clock::now() - begun).count();
-    const std::optional<Evaluation> evaluation = evaluate_if_due();
-    log(report, seconds, evaluation);
-    if (leader()) show(progress, report, seconds, evaluation);
-    if (finished() || due(options_.checkpoint.every)) save();
+    Timeline* const timeline = traced();
+    const int stop = train_one_step(progress, loader, timeline);
+    if (timeline && (stop || finished() || !traced())) write_trace();
+    if (stop && !finished())
+      throw Error(stop, fmt::format("step {} of {}: told to stop, saved; the same command goes on from here", step_, options_.train.steps),
+                  Error::Reach::kEveryRank);
   }
+}
+
+// With all that hangs on it. Returns the exit code of a run that is to stop, else 0.
+int Trainer::train_one_step(Progress& progress, BatchLoader& loader, Timeline* timeline) {
+  std::optional<Recording> recording;
+  if (timeline) recording.emplace(*timeline);
+  StepFacts facts = timed_step(loader);
+  {
+    const Phase phase("evaluation");
+    facts.evaluation = evaluate_if_due();
+  }
+  const int stop = meet(facts);
+  if (leader()) show(progress, facts);
+  const Phase phase("save");
+  if (finished() || stop)
+    checkpoints_.save_last(meta(), boxes_to_save(model_.store(), optimizer_));
+  else if (due(options_.checkpoint.every))
+    checkpoints_.save(meta(), boxes_to_save(model_.store(), optimizer_));
+  return stop;
+}
+
+// Steps [from, from + steps) of run.trace are recorded; after the last of them that is written.
+Timeline* Trainer::traced() {
+  const auto& trace = options_.run.trace;
+  if (!trace || step_ + 1 < trace->from || step_ + 1 >= trace->from + trace->steps) return nullptr;
+  if (!timeline_) timeline_.emplace();
+  return &*timeline_;
+}
+
+void Trainer::write_trace() {
+  folder_.write_trace(chrome_trace(*timeline_, world_.rank()), world_.rank());
+  timeline_.reset();
+}
+
+StepFacts Trainer::timed_step(BatchLoader& loader) {
+  const Phase phase("step");
+  const auto begun = Clock::now();
+  StepFacts facts{.tokens_a_step = options_.train.batch * options_.data.seq_len};
+  const int64_t every = options_.train.health_every;
+  if (every > 0 && (step_ + 1) % every == 0) facts.health.emplace();
+  facts.report = step(loader.next(), facts.health ? &*facts.health : nullptr);
+  facts.step = step_;
+  facts.seconds = std::chrono::duration<double>(Clock::now() - begun).count();
+  return facts;
+}
+
+// The step's border, where the ranks hear of each other. Returns the exit code of a run that is to stop, else 0.
+int Trainer::meet(const StepFacts& facts) {
+  const Phase phase("step border");
+  Census census;
+  signals_.vote(census);
+  checkpoints_.vote(census);
+  metrics_.put(census, facts);
+  census.gather(world_);
+  if (leader()) folder_.append(metrics_.object(facts, census));
+  checkpoints_.publish_if_written(census);
+  return signals_.verdict(census);
 }
 
 void Trainer::begin() {
@@ -104,73 +179,40 @@ std::optional<Evaluation> Trainer::evaluate_if_due() const {
   return evaluate(model_, data_, options_.train.micro_batch);
 }
 
-void Trainer::show(Progress& progress, const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation) const {
+void Trainer::show(Progress& progress, const StepFacts& facts) const {
   progress.show({.step = step_,
-                 .loss = report.loss,
-                 .grad_norm = report.grad_norm,
-                 .tokens_per_second = static_cast<double>(tokens_a_step()) / seconds,
+                 .loss = facts.report.loss,
+                 .grad_norm = facts.report.grad_norm,
+                 .tokens_per_second = static_cast<double>(facts.tokens_a_step) / facts.seconds,
                  .memory_bytes = Allocator::host().stats().peak});
-  if (evaluation) spdlog::info("step {}: {}", step_, evaluation->describe());
+  if (facts.evaluation) spdlog::info("step {}: {}", step_, facts.evaluation->describe());
 }
 
-StepReport Trainer::step(const std::vector<Microbatch>& batches) {
-  const StepReport report = train_step_.run(step_, batches);
+StepReport Trainer::step(const std::vector<Microbatch>& batches, Health* health) {
+  const StepReport report = train_step_.run(step_, batches, health);
   skipped_in_a_row_ = report.skipped ? skipped_in_a_row_ + 1 : 0;
   ++step_;
-  if (report.skipped && leader()) spdlog::warn("step {}: gradient is not finite; nothing updated", step_);
+  if (report.skipped && leader())
+    spdlog::warn("step {}: {}: loss {:.4f}, gradient norm {:.4f}; nothing updated", step_, report.skipped, report.loss, report.grad_norm);
   if (skipped_in_a_row_ >= kMostSkippedInARow)
-    throw Error(
-        4,
-        fmt::format("step {}: diverged: {} steps in a row without a finite gradient; resume from a checkpoint with a smaller optimizer.lr",
-                    step_, skipped_in_a_row_),
-        Error::Reach::kEveryRank);
+    throw Error(4,
+                fmt::format("step {}: diverged: {} steps in a row were skipped ({}); resume from a checkpoint with a smaller optimizer.lr",
+                            step_, skipped_in_a_row_, report.skipped),
+                Error::Reach::kEveryRank);
   return report;
 }
 
-void Trainer::log(const StepReport& report, double seconds, const std::optional<Evaluation>& evaluation) {
-  ordered_json metrics = {{"step", step_}, {"tokens", step_ * tokens_a_step()}, {"loss", number(report.loss)}};
-  if (evaluation) {
-    metrics["val_loss"] = number(evaluation->loss());
-    if (const auto bits = evaluation->bits_per_byte()) metrics["val_bits_per_byte"] = number(*bits);
-    if (const auto accuracy = evaluation->accuracy()) metrics["val_accuracy"] = number(*accuracy);
-  }
-  metrics["grad_norm"] = number(report.grad_norm);
-  for (const auto& [kind, norm] : report.grad_norm_of) metrics[fmt::format("grad_norm/{}", name_of(kind))] = number(norm);
-  if (report.skipped) metrics["skipped"] = true;
-  if (report.moe) {
-    metrics["moe/aux_loss"] = number(report.moe->aux_loss);
-    metrics["moe/load_max_over_mean"] = number(report.moe->load_max_over_mean);
-  }
-  for (size_t group = 0; group < optimizer_.groups().groups().size(); ++group)
-    metrics["lr/" + optimizer_.groups().groups()[group].name] = number(optimizer_.lr(group, step_ - 1));
-  metrics["tokens_per_second"] = number(static_cast<double>(tokens_a_step()) / seconds);
-  metrics["step_ms"] = number(seconds * 1000);
-  metrics["mfu"] = nullptr;  // the peak of this host is not measured yet
-  metrics["memory_peak_bytes"] = static_cast<int64_t>(world_.max(static_cast<double>(Allocator::host().stats().peak), "memory"));
-  for (const Axis axis : kAxes) {
-    const Group& group = axis == Axis::kData ? model_.mesh().tokens() : model_.mesh().axis(axis);
-    const int64_t sent = group.bytes_sent(), before = std::exchange(bytes_sent_[static_cast<size_t>(axis)], sent);
-    metrics[fmt::format("comm_bytes/{}", name_of(axis))] =
-        static_cast<int64_t>(world_.sum(static_cast<double>(sent - before), "comm_bytes"));
-  }
-  if (leader()) folder_.append(metrics);
-}
-
-void Trainer::save() {
+CheckpointMeta Trainer::meta() {
   CheckpointMeta meta{
       .step = step_,
-      .tokens = step_ * tokens_a_step(),
+      .tokens = step_ * options_.train.batch * options_.data.seq_len,
       .config = config_.resolved,
       .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
                           model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
       .version = ROPEWALK_VERSION,
       .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", data_.train->digest())}}};
-  const std::string folder = write_checkpoint(folder_.checkpoints(), meta, boxes_to_save(model_.store(), optimizer_), world_);
-  saved_step_ = step_;
-  agree(world_, [this] {
-    if (leader()) retain_checkpoints(folder_.checkpoints(), options_.checkpoint.keep, options_.checkpoint.keep_every);
-  });
-  if (leader()) spdlog::info("step {}: saved {}", step_, folder);
+  if (train_step_.spikes()) meta.notes["spikes"] = train_step_.spikes()->state();
+  return meta;
 }
 
 }  // namespace ropewalk

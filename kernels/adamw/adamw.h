@@ -4,7 +4,7 @@
 // and the working copy, where there is one, is master rounded to its dtype. All are 1-d and dense; master, m, v, grad wide.
 #pragma once
 
-#include "kernels/tensor/tensor.h"
+#include "kernels/flat/flat.h"
 
 namespace ropewalk {
 
@@ -15,8 +15,13 @@ struct AdamWStep {
   const Tensor& v;
   const Tensor& grad;
   double lr, beta1, beta2, eps, weight_decay, grad_scale;
-  int64_t t;  // 1 for the first step
+  int64_t t;                         // 1 for the first step
+  UpdateSquares* squares = nullptr;  // out, where wanted
 };
 void launch(Cpu, const AdamWStep& step);
+inline Effort effort(const AdamWStep& step) {
+  const int64_t working = step.working ? step.working.bytes() : 0;
+  return {.bytes = static_cast<double>(2 * (step.master.bytes() + step.m.bytes() + step.v.bytes()) + step.grad.bytes() + working)};
+}
 
 }  // namespace ropewalk

@@ -51,13 +51,14 @@ void adamw(const AdamWStep& step) {
   const W* const grad = span_of<W>(step.grad, n, "adamw: grad");
   T* const working = step.working ? span_of<T>(step.working, n, "adamw: working") : nullptr;
   const Factors<W> factors = factors_of<W>(step);
-  parallel_ranges(n, kSpanGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += kSpanBlock) {
-      const int64_t length = std::min(kSpanBlock, end - i);
-      vectorized<update<W>>(length, factors, grad + i, m + i, v + i, master + i);
-      if (working) vectorized<round_span<W, T>>(length, master + i, working + i);
-    }
-  });
+  const auto block = [&](int64_t i, int64_t length) {
+    vectorized<update<W>>(length, factors, grad + i, m + i, v + i, master + i);
+    if (working) vectorized<round_span<W, T>>(length, master + i, working + i);
+  };
+  if (step.squares)
+    *step.squares = update_blocks(n, master, block);
+  else
+    for_blocks(n, block);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "kernels/attention/attention.h"
 
+#include <algorithm>
+
 namespace ropewalk {
 namespace {
 
@@ -29,6 +31,18 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Spans& spans
     expect_inside("q", run, q);
     for (const KeyRun& keys : run.keys) expect_inside("k", keys, k);
   }
+}
+
+// Of a query and a key that it sees.
+int64_t visible_pairs(const Spans& spans, const std::optional<int64_t>& window) {
+  int64_t pairs = 0;
+  for (const QueryRun& queries : spans)
+    for (const KeyRun& keys : queries.keys)
+      for (int64_t q = queries.position; q < queries.position + queries.length; ++q) {
+        const int64_t first = window ? std::max(keys.position, q - *window + 1) : keys.position;
+        pairs += std::max<int64_t>(0, std::min(keys.position + keys.length, q + 1) - first);
+      }
+  return pairs;
 }
 
 // Where the kernel leaves tokens out, because no span holds them, there must be zeros.
@@ -64,6 +78,18 @@ Var attention(const Var& q, const Var& k, const Var& v, const Spans& spans, cons
     b.give(1, dk);
     b.give(2, dv);
   });
+}
+
+Effort effort(const AttentionForward& args) {
+  const double pairs = static_cast<double>(visible_pairs(args.spans, args.options.window) * args.q.dim(2));
+  return {.flops = 4 * pairs * static_cast<double>(args.q.dim(3)),
+          .bytes = static_cast<double>(args.q.bytes() + args.k.bytes() + args.v.bytes() + args.y.bytes())};
+}
+
+Effort effort(const AttentionBackward& args) {
+  const double pairs = static_cast<double>(visible_pairs(args.spans, args.options.window) * args.q.dim(2));
+  return {.flops = 10 * pairs * static_cast<double>(args.q.dim(3)),
+          .bytes = static_cast<double>(4 * args.q.bytes() + 2 * (args.k.bytes() + args.v.bytes()))};
 }
 
 }  // namespace ropewalk

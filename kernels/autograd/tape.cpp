@@ -1,5 +1,6 @@
 #include "kernels/autograd/tape.h"
 
+#include <algorithm>
 #include <cassert>
 #include <utility>
 
@@ -28,6 +29,24 @@ Tensors data_of(const Vars& vars) {
   return tensors;
 }
 
+double bytes_of(const Vars& vars) {
+  double bytes = 0;
+  for (const Var& var : vars)
+    if (var) bytes += static_cast<double>(var.data().bytes());
+  return bytes;
+}
+
+// Outputs that are views of an input cost nothing.
+double bytes_of(const Tensors& outputs, const Vars& inputs) {
+  double bytes = 0;
+  for (const Tensor& output : outputs) {
+    const bool view =
+        std::any_of(inputs.begin(), inputs.end(), [&](const Var& in) { return in && in.data().storage() == output.storage(); });
+    if (!view) bytes += static_cast<double>(output.bytes());
+  }
+  return bytes;
+}
+
 }  // namespace
 
 const Tensor& Backprop::dy(int output) const { return tape_.nodes_[node_].grads[output]; }
@@ -43,10 +62,14 @@ void Backprop::give(int input, Tensor dx) {
 void Backprop::later(std::function<void(Backprop&)> weight_part) {
   if (!tape_.deferring_) return weight_part(*this);
   deferred_ = true;
-  tape_.deferred_.push_back({std::move(weight_part), Tape::leaves_of(tape_.nodes_[node_])});
+  tape_.deferred_.push_back({tape_.nodes_[node_].op, std::move(weight_part), Tape::leaves_of(tape_.nodes_[node_])});
 }
 
 Vars record(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule) {
+  if (Timeline* const timeline = Timeline::recording()) {
+    const double written = bytes_of(outputs, inputs);
+    timeline->add_forward(op, {.bytes = written == 0 ? 0 : written + bytes_of(inputs)});
+  }
   Tape* tape = tape_of(inputs);
   return tape ? tape->write(op, inputs, outputs, std::move(rule)) : constants(outputs);
 }
@@ -85,6 +108,10 @@ Vars Tape::write(const char* op, const Vars& inputs, const Tensors& outputs, Rul
   made.outputs = static_cast<int>(outputs.size());
   made.rule = std::move(rule);
   made.grads.resize(outputs.size());
+  if (Timeline::recording()) {
+    const double written = bytes_of(outputs, inputs);  // reads the inputs and the outputs' gradients, writes the inputs' gradients
+    made.bytes = written == 0 ? 0 : written + 2 * bytes_of(inputs);
+  }
   for (const Var& input : inputs) {
     Var link = input;
     link.tensor_ = {};
@@ -124,7 +151,11 @@ void Tape::run(int64_t index) {
   bool reached = false;
   for (const Tensor& grad : nodes_[index].grads) reached |= bool(grad);
   const Rule rule = std::move(nodes_[index].rule);
-  if (rule && reached) rule(backprop);
+  if (rule && reached) {
+    Phase span(nodes_[index].op, TimeSpan::kBackward);
+    span.set({.bytes = nodes_[index].bytes});
+    rule(backprop);
+  }
   if (rule && !backprop.deferred_) contributed(leaves_of(nodes_[index]));
 }
 
@@ -153,6 +184,7 @@ void Tape::run_deferred() {
   const auto work = std::exchange(deferred_, {});
   Backprop none(*this, -1);
   for (const Deferred& item : work) {
+    const Phase span(item.op, TimeSpan::kBackward);
     item.work(none);
     contributed(item.leaves);
   }

@@ -136,9 +136,11 @@ class Tape {
     Vars inputs;  // without their tensors: only where gradients go
     int outputs = 0;
     Rule rule;
-    Tensors grads;  // by output
+    Tensors grads;     // by output
+    double bytes = 0;  // that backward has to read and write at least, where a timeline is recorded
   };
   struct Deferred {
+    const char* op;
     std::function<void(Backprop&)> work;
     std::vector<std::shared_ptr<Leaf>> leaves;
   };

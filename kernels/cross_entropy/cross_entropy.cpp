@@ -1,6 +1,14 @@
 #include "kernels/cross_entropy/cross_entropy.h"
 
+#include <algorithm>
+
 namespace ropewalk {
+namespace {
+double scored(const Tensor& target) {
+  const int64_t* const ids = target.data<int64_t>();
+  return static_cast<double>(target.numel() - std::count(ids, ids + target.numel(), kIgnored));
+}
+}  // namespace
 
 HeadScores head_scores(const Var& x, const Var& weight, const Tensor& target, int64_t first_row, double logit_scale) {
   expect(is_rows(x.data()), "head_scores: x: expected rows [.., D] of one stride, given {}", x.shape());
@@ -58,6 +66,17 @@ Var cross_entropy(const HeadScores& scores, const Tensor& target) {
     b.give(0, d_log_sum_exp);
     b.give(1, d_target_logit);
   });
+}
+
+Effort effort(const HeadScoresForward& args) {
+  return {.flops = 2 * scored(args.target) * static_cast<double>(args.weight.numel()),
+          .bytes = static_cast<double>(args.x.bytes() + args.weight.bytes())};
+}
+
+Effort effort(const HeadScoresBackward& args) {
+  const int products = 1 + (args.dx ? 1 : 0) + (args.dweight ? 1 : 0);
+  return {.flops = 2 * products * scored(args.target) * static_cast<double>(args.weight.numel()),
+          .bytes = static_cast<double>(2 * args.x.bytes() + args.weight.bytes() + (args.dweight ? 2 * args.dweight.bytes() : 0))};
 }
 
 }  // namespace ropewalk

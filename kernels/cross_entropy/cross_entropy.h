@@ -50,5 +50,8 @@ void launch(Cpu, const HeadScoresForward& args);
 void launch(Cpu, const HeadScoresBackward& args);
 void launch(Cpu, const CrossEntropyForward& args);
 void launch(Cpu, const CrossEntropyBackward& args);
+// One product over the scored tokens forward; backward computes it again and has two of its own.
+Effort effort(const HeadScoresForward& args);
+Effort effort(const HeadScoresBackward& args);
 
 }  // namespace ropewalk

@@ -6,11 +6,17 @@
 namespace ropewalk {
 
 // In double.
+// What an optimizer's update did to a span: sums of squares of the changes, and of the weights after it.
+struct UpdateSquares {
+  double update = 0, weight = 0;
+};
+
 struct SumOfSquares {
   const Tensor& x;  // dense, any floating dtype
   double& sum;      // out
 };
 void launch(Cpu, const SumOfSquares& args);
+inline Effort effort(const SumOfSquares& args) { return {.bytes = static_cast<double>(args.x.bytes())}; }
 
 // Each of the spans becomes the sum of all, added in their order, in the wide type.
 struct SumIntoAll {

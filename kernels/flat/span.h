@@ -1,7 +1,11 @@
 // What the optimizers share: parameters as flat spans.
 #pragma once
 
-#include "kernels/tensor/tensor.h"
+#include <algorithm>
+#include <vector>
+
+#include "kernels/flat/flat.h"
+#include "kernels/tensor/parallel_for.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -15,6 +19,63 @@ T* span_of(const Tensor& x, int64_t n, const char* what) {
   expect(x.rank() == 1 && x.numel() == n && x.contiguous() && x.dtype() == dtype_of<T>(), "{}: expected a dense {} [{}], given {} {}", what,
          dtype_of<T>(), n, x.dtype(), x.shape());
   return x.data<T>();
+}
+
+// Of at most kSpanBlock elements, in 16 interleaved sums, so that the order does not depend on the width of the vectors.
+template <class W>
+UpdateSquares squares_of_update(int64_t n, const W* before, const W* after) {
+  constexpr int64_t kLanes = 16;
+  W update[kLanes] = {}, weight[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const W change = after[i + lane] - before[i + lane];
+      update[lane] += change * change;
+      weight[lane] += after[i + lane] * after[i + lane];
+    }
+  for (int64_t lane = 0; i < n; ++i, ++lane) {
+    update[lane] += (after[i] - before[i]) * (after[i] - before[i]);
+    weight[lane] += after[i] * after[i];
+  }
+  UpdateSquares sums;
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    sums.update += static_cast<double>(update[lane]);
+    sums.weight += static_cast<double>(weight[lane]);
+  }
+  return sums;
+}
+
+// Runs update(at, length) over the blocks of [0, n) with all threads.
+template <class Update>
+void for_blocks(int64_t n, const Update& update) {
+  parallel_ranges(n, kSpanGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += kSpanBlock) update(i, std::min(kSpanBlock, end - i));
+  });
+}
+
+// The same, and returns the squares of what it did to `master`, block for block while
+// that is in L1; the sum does not depend on the threads.
+template <class W, class Update>
+UpdateSquares update_blocks(int64_t n, const W* master, const Update& update) {
+  std::vector<UpdateSquares> partials(static_cast<size_t>((n + kSpanGrain - 1) / kSpanGrain));
+  parallel_ranges(n, kSpanGrain, [&](int64_t begin, int64_t end) {
+    W before[kSpanBlock];
+    UpdateSquares& partial = partials[static_cast<size_t>(begin / kSpanGrain)];
+    for (int64_t i = begin; i < end; i += kSpanBlock) {
+      const int64_t length = std::min(kSpanBlock, end - i);
+      std::copy(master + i, master + i + length, before);
+      update(i, length);
+      const UpdateSquares block = vectorized<squares_of_update<W>>(length, static_cast<const W*>(before), master + i);
+      partial.update += block.update;
+      partial.weight += block.weight;
+    }
+  });
+  UpdateSquares sums;
+  for (const UpdateSquares& partial : partials) {
+    sums.update += partial.update;
+    sums.weight += partial.weight;
+  }
+  return sums;
 }
 
 template <class W, class T>

@@ -1,7 +1,5 @@
 #include "kernels/router/router.h"
 
-#include "kernels/matmul/matmul.h"
-
 namespace ropewalk {
 namespace {
 
@@ -22,43 +20,7 @@ void check_options(const RouterOptions& options, int64_t experts) {
       options.top_groups);
 }
 
-// A bias comes and goes as a product with ones: a column of them spreads it over the rows, a row of them sums the rows.
-Tensor ones(int64_t rows, int64_t columns, const Tensor& like) { return Tensor::full({rows, columns}, 1, like.dtype(), like.device()); }
-Tensor as_row(const Tensor& bias) { return bias.reshape({1, bias.numel()}); }
-
 }  // namespace
-
-Var router_logits(const Var& x, const Var& weight, const Var& bias) {
-  const DType dtype = wide(x.dtype());
-  expect(weight.data().rank() == 2 && weight.dim(1) == x.dim(-1) && weight.dtype() == dtype,
-         "router_logits: weight: expected {} [*, {}] (last dim of x {}), given {} {}", dtype, x.dim(-1), x.shape(), weight.dtype(),
-         weight.shape());
-  expect(!bias || (bias.shape() == Shape{weight.dim(0)} && bias.dtype() == dtype), "router_logits: bias: expected {} [{}], given {} {}",
-         dtype, weight.dim(0), bias ? bias.dtype() : dtype, bias ? bias.shape() : Shape());
-  const Tensor y = Tensor::empty(x.shape().with(-1, weight.dim(0)), dtype, x.data().device());
-  const int64_t tokens = x.shape().first(x.data().rank() - 1).numel();
-  if (bias) launch(y.device(), MatMul{.c = y, .a = ones(tokens, 1, y), .b = as_row(bias.data())});
-  launch(y.device(), MatMul{.c = y, .a = x.data().to(dtype).packed(), .b = weight.data(), .transpose_b = true, .accumulate = bool(bias)});
-
-  Vars inputs = {x, weight};
-  if (bias) inputs.push_back(bias);
-  return record("router_logits", inputs, y, [x = x.data(), weight, bias, tokens](Backprop& b) {
-    const Tensor dy = b.dy(0).packed();
-    if (b.wanted(0)) {
-      const Tensor dx = Tensor::empty(x.shape(), dy.dtype(), dy.device());
-      launch(dx.device(), MatMul{.c = dx, .a = dy, .b = weight.data()});
-      b.give(0, dx.to(x.dtype()));
-    }
-    const bool weight_wanted = b.wanted(1), bias_wanted = bias && b.wanted(2);
-    b.later([=](Backprop& later) {
-      if (weight_wanted)
-        launch(dy.device(),
-               MatMul{.c = later.sum_into(weight), .a = dy, .transpose_a = true, .b = x.to(dy.dtype()).packed(), .accumulate = true});
-      if (bias_wanted)
-        launch(dy.device(), MatMul{.c = as_row(later.sum_into(bias)), .a = ones(1, tokens, dy), .b = dy, .accumulate = true});
-    });
-  });
-}
 
 Routing route(const Var& logits, const RouterOptions& options, const Tensor& bias, const Tensor& assigned) {
   check_logits("route", logits);

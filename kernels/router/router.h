@@ -27,10 +27,6 @@ struct RouterOptions {
   bool operator==(const RouterOptions&) const = default;
 };
 
-// logits [.., E] wide = x weight^T + bias: x [.., D] of any dtype is widened first; weight [E, D] and bias [E] (may be absent) are wide.
-// Backward: dx in the dtype of x; dweight and dbias are deferrable. Keeps x.
-Var router_logits(const Var& x, const Var& weight, const Var& bias);
-
 struct Routing {
   Var weight;     // [.., k] wide
   Tensor expert;  // [.., k] int64

@@ -247,28 +247,31 @@ struct LossArgs {
   bool sigmoid;     // q = s / sum s, not softmax
 };
 
-// q of the balance loss from the logits.
+// q of the balance loss from the logits; returns logsumexp.
 template <class W>
-inline void shares(const LossArgs<W>& args, const W* logits, W* q) {
-  if (!args.sigmoid) {
-    softmax(args.experts, logits, q);
-    return;
-  }
+inline W shares(const LossArgs<W>& args, const W* logits, W* q) {
+  const W log_sum_exp = softmax(args.experts, logits, q);
+  if (!args.sigmoid) return log_sum_exp;
   W sum = 0;
   for (int64_t e = 0; e < args.experts; ++e) sum += q[e] = sigmoid(logits[e]);
   for (int64_t e = 0; e < args.experts; ++e) q[e] /= sum;
+  return log_sum_exp;
+}
+
+template <class W>
+inline W dot(int64_t n, const W* x, const W* y) {
+  W sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += x[i] * y[i];
+  return sum;
 }
 
 template <class W>
 double loss_of_tokens(LossArgs<W> args, W* q, int64_t begin, int64_t end) {
   double loss = 0;
   for (int64_t t = begin; t < end; ++t) {
-    const W* logits = args.logits + t * args.experts;
-    shares(args, logits, q);
-    W balance = 0;
-    for (int64_t e = 0; e < args.experts; ++e) balance += args.pull[e] * q[e];
-    const W top = largest(args.experts, logits), log_sum_exp = top + std::log(sum_exp(args.experts, logits, top));
-    loss += static_cast<double>(balance + args.z * log_sum_exp * log_sum_exp);
+    const W log_sum_exp = shares(args, args.logits + t * args.experts, q);
+    loss += static_cast<double>(dot(args.experts, args.pull, q) + args.z * log_sum_exp * log_sum_exp);
   }
   return loss;
 }
@@ -278,15 +281,11 @@ void loss_backward_tokens(LossArgs<W> args, W dloss, W* q, W* dlogits, int64_t b
   for (int64_t t = begin; t < end; ++t) {
     const W* logits = args.logits + t * args.experts;
     W* d = dlogits + t * args.experts;
-    shares(args, logits, q);
-    W mean = 0;
-    for (int64_t e = 0; e < args.experts; ++e) mean += args.pull[e] * q[e];
+    const W log_sum_exp = shares(args, logits, q), mean = dot(args.experts, args.pull, q), z = 2 * args.z * log_sum_exp;
     for (int64_t e = 0; e < args.experts; ++e) {
-      const W slope = args.sigmoid ? 1 - sigmoid(logits[e]) : W(1);
-      d[e] = dloss * q[e] * slope * (args.pull[e] - mean);
+      const W slope = args.sigmoid ? 1 - sigmoid(logits[e]) : W(1), p = args.sigmoid ? fast_exp(logits[e] - log_sum_exp) : q[e];
+      d[e] = dloss * (q[e] * slope * (args.pull[e] - mean) + z * p);
     }
-    const W log_sum_exp = softmax(args.experts, logits, q);
-    for (int64_t e = 0; e < args.experts; ++e) d[e] += dloss * 2 * args.z * log_sum_exp * q[e];
   }
 }
 

@@ -54,6 +54,10 @@ void check(const SelectiveScanInputs& in) {
 
 Tensor gradient_of(Backprop& b, int input, const Var& parameter) { return b.wanted(input) ? b.sum_into(parameter) : Tensor(); }
 
+double operand_bytes(const SelectiveScanOperands& in) {
+  return static_cast<double>(in.x.bytes() + in.dt.bytes() + in.b.bytes() + in.c.bytes() + (in.z ? in.z.bytes() : 0));
+}
+
 }  // namespace
 
 SelectiveScan selective_scan(const SelectiveScanInputs& in) {
@@ -101,6 +105,16 @@ SelectiveScan selective_scan(const SelectiveScanInputs& in) {
   };
   const Vars outputs = record("selective_scan", inputs, {y, leaving}, backward);
   return {.y = outputs[0], .leaving = outputs[1]};
+}
+
+Effort effort(const SelectiveScanForward& args) {
+  return {.flops = 6 * static_cast<double>(args.in.x.numel() * args.in.b.dim(-1)),
+          .bytes = operand_bytes(args.in) + static_cast<double>(args.y.bytes())};
+}
+
+Effort effort(const SelectiveScanBackward& args) {
+  return {.flops = 18 * static_cast<double>(args.in.x.numel() * args.in.b.dim(-1)),
+          .bytes = 2 * operand_bytes(args.in) + static_cast<double>(args.dy.bytes())};
 }
 
 }  // namespace ropewalk

@@ -64,4 +64,8 @@ struct SelectiveScanBackward {
 };
 void launch(Cpu, const SelectiveScanBackward& args);
 
+// Three multiply-adds a token and state forward (take in, decay, read); backward runs it again and has twice as many of its own.
+Effort effort(const SelectiveScanForward& args);
+Effort effort(const SelectiveScanBackward& args);
+
 }  // namespace ropewalk

@@ -19,13 +19,14 @@ void sgd(const SgdStep& step) {
   const W* const grad = span_of<W>(step.grad, n, "sgd: grad");
   T* const working = step.working ? span_of<T>(step.working, n, "sgd: working") : nullptr;
   const W lr = W(step.lr), weight_decay = W(step.weight_decay), grad_scale = W(step.grad_scale);
-  parallel_ranges(n, kSpanGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += kSpanBlock) {
-      const int64_t length = std::min(kSpanBlock, end - i);
-      vectorized<update<W>>(length, lr, weight_decay, grad_scale, grad + i, master + i);
-      if (working) vectorized<round_span<W, T>>(length, master + i, working + i);
-    }
-  });
+  const auto block = [&](int64_t i, int64_t length) {
+    vectorized<update<W>>(length, lr, weight_decay, grad_scale, grad + i, master + i);
+    if (working) vectorized<round_span<W, T>>(length, master + i, working + i);
+  };
+  if (step.squares)
+    *step.squares = update_blocks(n, master, block);
+  else
+    for_blocks(n, block);
 }
 
 }  // namespace

@@ -49,6 +49,22 @@ Tensor or_zeros(const Tensor& gradient, const Shape& shape, DType dtype) {
   return gradient ? gradient.packed() : Tensor::zeros(shape, dtype);
 }
 
+// What the products of all chunks multiply.
+struct Sizes {
+  explicit Sizes(const SsdOperands& in) {
+    const auto heads = static_cast<double>(in.v.dim(2)), width = static_cast<double>(in.v.dim(3));
+    const auto groups = static_cast<double>(in.b.dim(2)), state = static_cast<double>(in.b.dim(3));
+    for (const SsdChunk& chunk : in.chunks) {
+      const auto length = static_cast<double>(chunk.length), pairs = length * (length + 1) / 2;
+      token_states += length * heads * width * state;
+      head_pairs += pairs * heads * width;
+      group_pairs += pairs * groups * state;
+    }
+    operand_bytes = static_cast<double>(in.v.bytes() + in.dt.bytes() + in.b.bytes() + (in.c ? in.c.bytes() : 0));
+  }
+  double token_states = 0, head_pairs = 0, group_pairs = 0, operand_bytes = 0;
+};
+
 }  // namespace
 
 std::vector<SsdChunk> ssd_chunks(const Runs& runs, int64_t chunk) {
@@ -133,6 +149,30 @@ Var ssd_chunk_outputs(const SsdInputs& in, const Var& h0) {
     if (d_h0) b.give(7, d_h0);
   };
   return record("ssd_chunk_outputs", {in.v, in.dt, in.b, in.c, in.a_log, in.dt_bias, in.d_skip, h0}, y, backward);
+}
+
+Effort effort(const SsdStatesForward& args) {
+  const Sizes n(args.in);
+  return {.flops = 2 * n.token_states, .bytes = n.operand_bytes + static_cast<double>(args.local.bytes())};
+}
+
+Effort effort(const SsdStatesBackward& args) {
+  const Sizes n(args.in);
+  return {.flops = 4 * n.token_states, .bytes = 2 * n.operand_bytes + static_cast<double>(args.d_local.bytes())};
+}
+
+// C B^T and its product with v inside the chunk, C h0.
+Effort effort(const SsdOutputsForward& args) {
+  const Sizes n(args.in);
+  return {.flops = 2 * (n.group_pairs + n.head_pairs + n.token_states),
+          .bytes = n.operand_bytes + static_cast<double>(args.y.bytes() + (args.h0 ? args.h0.bytes() : 0))};
+}
+
+// C B^T again; dy v^T, and what its transposes give to v, b and c; dy h0^T and C^T dy.
+Effort effort(const SsdOutputsBackward& args) {
+  const Sizes n(args.in);
+  return {.flops = 2 * (3 * n.group_pairs + 2 * n.head_pairs + 2 * n.token_states),
+          .bytes = 2 * n.operand_bytes + static_cast<double>(args.dy.bytes() + (args.h0 ? 2 * args.h0.bytes() : 0))};
 }
 
 }  // namespace ropewalk

@@ -83,5 +83,10 @@ struct SsdOutputsBackward {
   const Tensor& h0;  // empty: zeros
 };
 void launch(Cpu, const SsdOutputsBackward& args);
+// The products over chunks, of which those of two tokens count the causal half.
+Effort effort(const SsdStatesForward& args);
+Effort effort(const SsdStatesBackward& args);
+Effort effort(const SsdOutputsForward& args);
+Effort effort(const SsdOutputsBackward& args);
 
 }  // namespace ropewalk

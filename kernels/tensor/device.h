@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels/tensor/timeline.h"
+
 namespace ropewalk {
 
 // The host. Ops choose a back end by this type: `launch(Cpu, args)` is the CPU half of an op.
@@ -21,9 +23,14 @@ class Device {
   Kind kind_ = Kind::kCpu;
 };
 
-// Hands an op's arguments to the back end of the device. The only place that chooses one.
+// Hands an op's arguments to the back end of the device. The only place that chooses one. An op that knows what it has to do at least says
+// so by a function `Effort effort(const Args&)` beside its launch.
 template <class Args>
 void launch(Device, const Args& args) {
+  Phase kernel(name_of_type<Args>(), TimeSpan::kKernel);
+  if constexpr (requires { effort(args); }) {
+    if (kernel.recorded()) kernel.set(effort(args));
+  }
   launch(Cpu{}, args);
 }
 

@@ -81,6 +81,14 @@ template <class X, class Y, class Body>
     for (int64_t i = 0; i < n; ++i) body(x.data[i * x.step], y.data[i * y.step]);
 }
 
+template <class T>
+void fill_stretch(int64_t n, T value, Stretch<T> to) {
+  if (to.step == 1)
+    for (int64_t i = 0; i < n; ++i) to.data[i] = value;
+  else
+    for (int64_t i = 0; i < n; ++i) to.data[i * to.step] = value;
+}
+
 template <class To, class From>
 void convert_stretch(int64_t n, Stretch<To> to, Stretch<From> from) {
   using Via = std::conditional_t<std::is_same_v<To, bfloat16>, float, To>;
@@ -275,7 +283,7 @@ void Tensor::copy_from(const Tensor& source) const {
 void Tensor::fill(double value) const {
   const auto set = [&]<class T>(std::type_identity<T>) {
     for_each_stretch<T, T>(*this, *this, [value = static_cast<T>(static_cast<Wide<T>>(value))](int64_t n, Stretch<T> to, Stretch<T>) {
-      for (int64_t i = 0; i < n; ++i) to.data[i * to.step] = value;
+      vectorized<fill_stretch<T>>(n, value, to);
     });
   };
   switch (dtype_) {

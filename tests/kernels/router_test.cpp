@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 
 #include "kernels/sinkhorn/sinkhorn.h"
-#include "tests/reference/matmul.h"
 #include "tests/reference/router.h"
 #include "tests/support/precision.h"
 #include "tests/support/slices.h"
@@ -157,36 +156,6 @@ TEST(Route, NamesWhatDoesNotFit) {
   EXPECT_EQ(message({.type = RouterType::kSigmoidBias, .top_k = 3, .groups = 2, .top_groups = 1}),
             "route: top_groups: expected at most 2 groups that hold 3 experts or more, given 1");
   EXPECT_EQ(message({.type = RouterType::kSigmoidTop1, .top_k = 2}), "route: top_k: expected 1, given 2");
-}
-
-TEST(RouterLogits, MatchTheDefinition) {
-  const Tensor x = random_slice({2, 3, 5}, 1), weight = random_tensor({4, 5}, 2), bias = random_tensor({4}, 3);
-  std::vector<double> expected;
-  for (int t = 0; t < 6; ++t)
-    for (const double b : bias.to_vector<double>()) expected.push_back(b);
-  reference::add_product(x.to_vector<double>(), reference::transposed(weight.to_vector<double>(), 4, 5), expected, 6, 4, 5);
-  EXPECT_TENSOR_NEAR(router_logits(x, weight, bias).data(), Tensor::from({2, 3, 4}, expected), 1e-14);
-  EXPECT_TENSOR_NEAR(router_logits(x, weight, Tensor::zeros({4}, DType::kFloat64)).data(), router_logits(x, weight, {}).data(), 1e-15);
-}
-
-TEST(RouterLogits, BackwardMatchesFiniteDifferences) {
-  for (const int64_t experts : {1, 6})
-    testing::expect_gradients({{"x", random_slice({2, 3, 5}, 1)},
-                               {"weight", random_tensor({experts, 5}, 2), Argument::kParameter},
-                               {"bias", random_tensor({experts}, 3), Argument::kParameter}},
-                              [](const Vars& in) {
-                                return Vars{router_logits(in[0], in[1], in[2]), router_logits(in[0], in[1], {})};
-                              });
-}
-
-TEST(RouterLogits, AreFp32AlsoOfBf16) {
-  const Tensor x = random_tensor({1, 60, 129}, 1, 1.0, DType::kBFloat16);
-  EXPECT_EQ(router_logits(x, random_tensor({8, 129}, 2, 0.1, DType::kFloat32), {}).dtype(), DType::kFloat32);
-  const auto logits = [](const Vars& in) { return Vars{router_logits(in[0], in[1], in[2])}; };
-  testing::expect_precision({{"x", x},
-                             {"weight", random_tensor({8, 129}, 2, 0.1, DType::kFloat32), Argument::kParameter},
-                             {"bias", random_tensor({8}, 3, 0.1, DType::kFloat32), Argument::kParameter}},
-                            logits, 1e-5, 4e-3);
 }
 
 // ---- losses

@@ -67,12 +67,14 @@ TEST(Config, FillsInTheDefaultsOfASchedule) {
     return parse(kLeast + "optimizer: {schedule: " + text + "}\n").options.optimizer.values.schedule;
   };
   EXPECT_EQ(schedule("{type: wsd}").decay, 0.2);
-  EXPECT_EQ(schedule("{type: wsd}").shape, ScheduleOptions::kSqrt);
+  EXPECT_EQ(schedule("{type: wsd}").shape, ScheduleOptions::kSqrtDecay);
   EXPECT_EQ(schedule("{type: cosine}").final, 0);
   EXPECT_EQ(schedule("{type: cosine, warmup: 0.1, final: 0.1}"),
             (ScheduleOptions{.type = ScheduleOptions::kCosine, .warmup = 0.1, .final = 0.1}));
   EXPECT_EQ(schedule("{type: wsd, decay: 30, shape: cosine}"),
             (ScheduleOptions{.type = ScheduleOptions::kWsd, .shape = ScheduleOptions::kCosineDecay, .decay = 30}));
+  EXPECT_EQ(schedule("{type: linear, final: 0.1}"), (ScheduleOptions{.type = ScheduleOptions::kLinear, .final = 0.1}));
+  EXPECT_EQ(schedule("{type: inverse_sqrt, warmup: 50}"), (ScheduleOptions{.type = ScheduleOptions::kInverseSqrt, .warmup = 50}));
 }
 
 const std::string kEverything = R"(model:
@@ -109,10 +111,10 @@ data:
   seq_len: 256
   packed: false
   validation: 0.05
-train: {steps: 100, batch: 64, micro_batch: 4, precision: fp64, residual: fp32, clip: null, recompute: full, seed: 7, eval_every: 20}
+train: {steps: 100, batch: 64, micro_batch: 4, precision: fp64, residual: fp32, clip: null, recompute: [mamba2, mlp], skip_spikes: {sigma: 5, window: 64}, seed: 7, eval_every: 20, health_every: 5}
 parallel: {pipeline: 2, data: 2, context: 4, tensor: 2, sequence: false, context_runs: 2}
-checkpoint: {every: 20, keep: 5, keep_every: 100}
-run: {dir: "123", resume: never, device: cpu, timeout: 30.5}
+checkpoint: {every: 20, keep: 5, keep_every: 100, async: false}
+run: {dir: "123", resume: never, device: cpu, timeout: 30.5, trace: {from: 10, steps: 2}, peak_flops: 1.0e+12}
 )";
 
 TEST(Config, ReadsEveryKey) {
@@ -177,12 +179,14 @@ TEST(Config, ReadsEveryKey) {
                     .micro_batch = 4,
                     .precision = Precision::kFp64,
                     .clip = {},
-                    .recompute = Recompute::kFull,
+                    .recompute = RecomputePolicy({"mamba2", "mlp"}),
+                    .skip_spikes = SpikeOptions{.sigma = 5, .window = 64},
                     .seed = 7,
-                    .eval_every = 20};
+                    .eval_every = 20,
+                    .health_every = 5};
   expected.parallel = {.pipeline = 2, .context = 4, .tensor = 2, .data = 2, .sequence = false, .context_runs = 2};
-  expected.checkpoint = {.every = 20, .keep = 5, .keep_every = 100};
-  expected.run = {.dir = "123", .resume = "never", .timeout = 30.5};
+  expected.checkpoint = {.every = 20, .keep = 5, .keep_every = 100, .async = false};
+  expected.run = {.dir = "123", .resume = "never", .timeout = 30.5, .trace = TraceOptions{.from = 10, .steps = 2}, .peak_flops = 1e12};
 
   EXPECT_EQ(options.model, expected.model);
   EXPECT_EQ(options.optimizer, expected.optimizer);
@@ -313,8 +317,8 @@ optimizer:
     type: wsd
     warmup: 100
     decay: 0.2
-    final: 0
     shape: sqrt
+    final: 0
   groups:
     - name: ssm
       match:
@@ -338,8 +342,10 @@ train:
   residual: fp32
   clip: 1
   recompute: none
+  skip_spikes: null
   seed: 1
   eval_every: 0
+  health_every: 100
 parallel:
   pipeline: 1
   data: null
@@ -351,11 +357,14 @@ checkpoint:
   every: 0
   keep: 3
   keep_every: 0
+  async: true
 run:
   dir: runs/x
   resume: auto
   device: auto
   timeout: 600
+  trace: null
+  peak_flops: null
 )");
 }
 
@@ -381,7 +390,7 @@ TEST(OptimizerGroups, InheritWhatTheyDoNotSay) {
 
 TEST(OptimizerGroups, CannotShapeAConstantSchedule) {
   EXPECT_EQ(testing::mistake([] { parse(small_with("lr: 1.0e-3", "schedule: {final: 0.1}"), {"optimizer.schedule.type=constant"}); }),
-            "configs/x.yaml:13: optimizer.groups.0.schedule.final: a constant schedule has none; name the type, cosine or wsd");
+            "configs/x.yaml:13: optimizer.groups.0.schedule.final: a schedule of type constant has none; name the type that is meant");
 }
 
 TEST(Changes, NeedABranchUnlessTheContractFreesThem) {

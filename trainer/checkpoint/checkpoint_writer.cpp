@@ -4,6 +4,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "kernels/tensor/parallel_for.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/checkpoint/safetensors.h"
 
@@ -107,34 +108,102 @@ void agree_on(const Group& all, const std::function<void()>& body) {
   });
 }
 
-std::string write_parts(const std::string& root, const CheckpointMeta& meta, const std::vector<Box>& mine, const Group& all) {
-  const bool leads = all.rank() == 0;
+void start_folder(const std::string& root, int64_t step, const Group& all) {
   agree_on(all, [&] {
-    if (leads) start_checkpoint(root, meta.step);
+    if (all.rank() == 0) start_checkpoint(root, step);
   });
-  const std::string partial = partial_checkpoint(root, meta.step);
-  std::string table;
-  agree_on(all, [&] { table = encode(write_shard(partial, fmt::format("shard-{:05}.safetensors", all.rank()), meta, mine)); });
+}
+
+std::string write_table(const std::string& root, const CheckpointMeta& meta, const std::vector<Box>& mine, int rank) {
+  return encode(write_shard(partial_checkpoint(root, meta.step), fmt::format("shard-{:05}.safetensors", rank), meta, mine));
+}
+
+// From the tables of the shards to a checkpoint.
+void publish(const std::string& root, const CheckpointMeta& meta, const std::string& table, const Group& all) {
   const std::vector<std::string> tables = gather_texts(table, all);
   agree_on(all, [&] {
-    if (!leads) return;
+    if (all.rank() != 0) return;
     const Manifest manifest = merge(tables, meta);
+    const std::string partial = partial_checkpoint(root, meta.step);
     check_tiling(manifest, partial);
     write_manifest(partial, manifest);
     publish_checkpoint(root, meta.step);
   });
-  return root + "/" + checkpoint_name(meta.step);
+}
+
+// Where body fails, the folder that it was to fill goes.
+std::string complete_or_nothing(const std::string& root, int64_t step, const Group& all, const std::function<void()>& body) {
+  try {
+    body();
+    return root + "/" + checkpoint_name(step);
+  } catch (const Error&) {
+    if (all.rank() == 0) discard_checkpoint(root, step);
+    throw;
+  }
+}
+
+// The same boxes in memory of their own. Large ones are cut, so that all threads copy.
+std::vector<Box> copies_of(const std::vector<Box>& boxes) {
+  constexpr int64_t kGrain = 1 << 20;
+  struct Copy {
+    char* to;
+    const char* from;
+    int64_t bytes;
+  };
+  std::vector<Box> copies = boxes;
+  std::vector<Copy> pieces;
+  for (size_t i = 0; i < boxes.size(); ++i) {
+    check_box(boxes[i]);
+    copies[i].data = empty_like(boxes[i].data);
+    char* const to = static_cast<char*>(copies[i].data.raw());
+    const char* const from = static_cast<const char*>(boxes[i].data.raw());
+    for (int64_t at = 0; at < boxes[i].data.bytes(); at += kGrain)
+      pieces.push_back({to + at, from + at, std::min(kGrain, boxes[i].data.bytes() - at)});
+  }
+  parallel_for(std::ssize(pieces), [&](int64_t i) { std::memcpy(pieces[i].to, pieces[i].from, static_cast<size_t>(pieces[i].bytes)); });
+  return copies;
 }
 
 }  // namespace
 
 std::string write_checkpoint(const std::string& root, const CheckpointMeta& meta, const std::vector<Box>& mine, const Group& all) {
-  try {
-    return write_parts(root, meta, mine, all);
-  } catch (const Error&) {
-    if (all.rank() == 0) discard_checkpoint(root, meta.step);
-    throw;
-  }
+  return complete_or_nothing(root, meta.step, all, [&] {
+    start_folder(root, meta.step, all);
+    std::string table;
+    agree_on(all, [&] { table = write_table(root, meta, mine, all.rank()); });
+    publish(root, meta, table, all);
+  });
+}
+
+CheckpointSave::CheckpointSave(std::string root, const CheckpointMeta& meta, const std::vector<Box>& mine, const Group& all)
+    : root_(std::move(root)), meta_(meta), all_(all) {
+  complete_or_nothing(root_, meta_.step, all_, [&] {
+    start_folder(root_, meta_.step, all_);
+    agree_on(all_, [&] { copies_ = copies_of(mine); });
+  });
+  thread_ = std::thread([this, rank = all_.rank()] {
+    try {
+      table_ = write_table(root_, meta_, copies_, rank);
+    } catch (...) {
+      failure_ = std::current_exception();
+    }
+    written_.store(true, std::memory_order_release);
+  });
+}
+
+CheckpointSave::~CheckpointSave() {
+  if (thread_.joinable()) thread_.join();
+}
+
+std::string CheckpointSave::finish() {
+  thread_.join();
+  copies_.clear();
+  return complete_or_nothing(root_, meta_.step, all_, [&] {
+    agree_on(all_, [&] {
+      if (failure_) std::rethrow_exception(failure_);
+    });
+    publish(root_, meta_, table_, all_);
+  });
 }
 
 }  // namespace ropewalk

@@ -3,15 +3,15 @@
 
 namespace ropewalk {
 
+Activation read_activation(const Node& node) {
+  return node.choice<Activation>(
+      {{"silu", Activation::kSilu}, {"gelu", Activation::kGelu}, {"gelu_tanh", Activation::kGeluTanh}, {"relu2", Activation::kRelu2}},
+      Activation::kSilu);
+}
+
 MlpOptions read_mlp(const Node& block) {
   MlpOptions mlp;
-  mlp.act = block["act"]
-                .about("Activation.")
-                .choice<Activation>({{"silu", Activation::kSilu},
-                                     {"gelu", Activation::kGelu},
-                                     {"gelu_tanh", Activation::kGeluTanh},
-                                     {"relu2", Activation::kRelu2}},
-                                    Activation::kSilu);
+  mlp.act = read_activation(block["act"].about("Activation."));
   mlp.gated = block["gated"].about("Whether the hidden layer is act(gate) * up, or act(up).").flag(true);
   mlp.hidden = block["hidden"].about("Width of the hidden layer.").size();
   mlp.bias = block["bias"].about("Whether all projections have biases.").flag(false);

@@ -73,13 +73,7 @@ MoeOptions read_moe(const Node& block) {
   MoeOptions moe;
   moe.experts = block["experts"].about("How many experts.").size();
   moe.hidden = block["hidden"].about("Width of an expert's hidden layer.").size();
-  moe.act = block["act"]
-                .about("Activation.")
-                .choice<Activation>({{"silu", Activation::kSilu},
-                                     {"gelu", Activation::kGelu},
-                                     {"gelu_tanh", Activation::kGeluTanh},
-                                     {"relu2", Activation::kRelu2}},
-                                    moe.act);
+  moe.act = read_activation(block["act"].about("Activation."));
   moe.gated = block["gated"].about("Whether an expert's hidden layer is act(gate) * up, the shared one's too.").flag(true);
   read_router(block, moe);
   moe.router_bias = block["router_bias"].about("Whether the router's projection has a bias.").flag(false);

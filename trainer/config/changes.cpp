@@ -8,8 +8,8 @@
 namespace ropewalk {
 namespace {
 
-constexpr const char* kFree[] = {"parallel.", "train.micro_batch", "train.recompute", "train.steps", "train.eval_every", "checkpoint.",
-                                 "run."};
+constexpr const char* kFree[] = {"parallel.",        "train.micro_batch",  "train.recompute", "train.steps",
+                                 "train.eval_every", "train.health_every", "checkpoint.",     "run."};
 
 bool is_free(const std::string& key) {
   return std::any_of(std::begin(kFree), std::end(kFree),

@@ -113,9 +113,13 @@ void describe_config(const std::string& text, Description& description) {
   read_options(Node(tree, resolved, &description), "");
 }
 
+void require(const Config& config, const std::vector<std::string>& keys, const char* purpose) {
+  for (const std::string& key : keys)
+    if (!config.given(key)) throw config.error(key, "required {}, not given", purpose);
+}
+
 void require_trainable(const Config& config) {
-  for (const char* key : {"data.source", "data.seq_len", "train.steps", "train.batch", "optimizer.lr"})
-    if (!config.given(key)) throw config.error(key, "required to train, not given");
+  require(config, {"data.source", "data.seq_len", "train.steps", "train.batch", "optimizer.lr"}, "to train");
 }
 
 }  // namespace ropewalk

@@ -38,6 +38,7 @@ void describe_config(const std::string& text, Description& description);
 
 // The keys that have no default, but only training needs.
 void require_trainable(const Config& config);
+void require(const Config& config, const std::vector<std::string>& keys, const char* purpose);  // "to train"
 
 // The mesh for so many ranks: `data` is what the other degrees leave. Refuses sizes that the degrees do not divide.
 Degrees resolve_mesh(const Config& config, int ranks);

@@ -11,6 +11,12 @@ namespace {
 constexpr NumberRange kSpan{"a whole number of steps, or a share of the run below 1",
                             [](double x) { return x >= 0 && (x < 1 || x == std::floor(x)); }};
 
+const Choices<ScheduleOptions::Type> kScheduleTypes = {{"constant", ScheduleOptions::kConstant},
+                                                       {"linear", ScheduleOptions::kLinear},
+                                                       {"cosine", ScheduleOptions::kCosine},
+                                                       {"wsd", ScheduleOptions::kWsd},
+                                                       {"inverse_sqrt", ScheduleOptions::kInverseSqrt}};
+
 // Says whether what is left out gets its default, or stays what it is (inherited) and unsaid.
 enum class Unsaid { kDefault, kInherit };
 
@@ -23,15 +29,22 @@ void read_number(const Node& node, const NumberRange& range, Unsaid unsaid, doub
 }
 
 void read_type(const Node& node, Unsaid unsaid, ScheduleOptions& schedule) {
-  const Choices<ScheduleOptions::Type> types = {
-      {"constant", ScheduleOptions::kConstant}, {"cosine", ScheduleOptions::kCosine}, {"wsd", ScheduleOptions::kWsd}};
-  if (node.given() || unsaid == Unsaid::kDefault) schedule.type = node.choice(types, std::optional(schedule.type));
+  if (node.given() || unsaid == Unsaid::kDefault) schedule.type = node.choice(kScheduleTypes, std::optional(schedule.type));
 }
 
 void read_shape(const Node& node, Unsaid unsaid, ScheduleOptions& schedule) {
   const Choices<ScheduleOptions::Shape> shapes = {
-      {"sqrt", ScheduleOptions::kSqrt}, {"linear", ScheduleOptions::kLinear}, {"cosine", ScheduleOptions::kCosineDecay}};
+      {"sqrt", ScheduleOptions::kSqrtDecay}, {"linear", ScheduleOptions::kLinearDecay}, {"cosine", ScheduleOptions::kCosineDecay}};
   if (node.given() || unsaid == Unsaid::kDefault) schedule.shape = node.choice(shapes, std::optional(schedule.shape));
+}
+
+// Refuses what the schedule's type has no use for. `named`: the type was given in the same place.
+void refuse_keys(const Node& node, const std::vector<std::string>& keys, const ScheduleOptions& schedule, bool named) {
+  for (const std::string& key : keys) {
+    if (!node[key].given()) continue;
+    const auto type = std::find_if(kScheduleTypes.begin(), kScheduleTypes.end(), [&](const auto& t) { return t.second == schedule.type; });
+    throw node[key].error(fmt::format("a schedule of type {} has none{}", type->first, named ? "" : "; name the type that is meant"));
+  }
 }
 
 // A named type starts from that type's defaults; without one the inherited schedule is changed.
@@ -46,14 +59,22 @@ void read_schedule(const Node& node, Unsaid unsaid, ScheduleOptions& schedule) {
   read_type(node["type"].about("Shape of the learning rate over the run; a named type starts from that type's defaults.", otherwise),
             unsaid, schedule);
   read_number(node["warmup"].about("Linear warm-up: steps, or a share of the run below 1.", otherwise), kSpan, unsaid, schedule.warmup);
-  read_number(node["decay"].about("wsd: length of the last phase; steps, or a share of the run below 1.", otherwise), kSpan, unsaid,
-              schedule.decay);
-  read_number(node["final"].about("The last learning rate as a share of the peak.", otherwise), kUpToOne, unsaid, schedule.final);
-  read_shape(node["shape"].about("wsd: how the last phase falls.", otherwise), unsaid, schedule);
-  if (!named && schedule.type == ScheduleOptions::kConstant) {
-    for (const char* key : {"decay", "final", "shape"})
-      if (node[key].given()) throw node[key].error("a constant schedule has none; name the type, cosine or wsd");
+  if (schedule.type == ScheduleOptions::kWsd) {
+    read_number(node["decay"].about("wsd: length of the last phase; steps, or a share of the run below 1.", otherwise), kSpan, unsaid,
+                schedule.decay);
+    read_shape(node["shape"].about("wsd: how the last phase falls.", otherwise), unsaid, schedule);
+  } else {
+    refuse_keys(node, {"decay", "shape"}, schedule, named);
   }
+  if (schedule.type == ScheduleOptions::kConstant)
+    refuse_keys(node, {"final"}, schedule, named);
+  else
+    read_number(
+        node["final"].about("The last learning rate (inverse_sqrt: the least) as a share of the peak; constant has none.", otherwise),
+        kUpToOne, unsaid, schedule.final);
+  if (schedule.warmup < 1 && schedule.type == ScheduleOptions::kWsd && schedule.decay < 1 && schedule.warmup + schedule.decay > 1)
+    throw node.error(
+        fmt::format("expected warmup ({:g}) and decay ({:g}) to be at most the whole run together", schedule.warmup, schedule.decay));
 }
 
 void read_betas(const Node& node, Unsaid unsaid, OptimizerValues& values) {

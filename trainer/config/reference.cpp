@@ -58,8 +58,9 @@ data:
   source: {type: text, path: kjv.txt, documents: file}
   validation_source: {type: text, path: held_out.txt}
   seq_len: 128
-train: {steps: 100, batch: 8}
+train: {steps: 100, batch: 8, skip_spikes: {sigma: 6, window: 128}}
 parallel: {data: 1}
+run: {trace: {from: 1, steps: 1}, peak_flops: 1}
 )";
 
 constexpr const char* kTokenized = R"(
@@ -68,6 +69,7 @@ model:
   tokenizer: {vocab: 100}
   blocks: {A: {mixer: attention, heads: 4}}
   layout: {pattern: A}
+train: {recompute: [mamba2]}
 data:
 )";
 

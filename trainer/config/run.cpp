@@ -1,5 +1,6 @@
 // The sections that say how to run: `train`, `parallel`, `checkpoint`, `run`.
 #include <limits>
+#include <set>
 
 #include "trainer/config/sections.h"
 
@@ -12,6 +13,34 @@ bool read_residual(const Node& node, Precision precision) {
   const bool wide = node.choice<bool>({{"fp32", true}, {"bf16", false}}, true);
   if (!wide && precision != Precision::kBf16) throw node.error("bf16 needs train.precision: bf16");
   return wide;
+}
+
+RecomputePolicy read_recompute(const Node& node) {
+  if (!node.is(Value::kList)) return node.choice<Recompute>({{"none", Recompute::kNone}, {"full", Recompute::kFull}}, Recompute::kNone);
+  Choices<std::string> kinds;
+  for (const char* kind : {"mamba1", "mamba2", "attention", "mlp", "moe", "parallel"}) kinds.emplace_back(kind, kind);
+  std::set<std::string> some;
+  for (const Node& item : node.items()) some.insert(item.choice(kinds));
+  return RecomputePolicy(some);
+}
+
+std::optional<SpikeOptions> read_skip_spikes(const Node& node) {
+  if (node.is_null(true)) return std::nullopt;
+  SpikeOptions spikes;
+  spikes.sigma = node["sigma"].about("Standard deviations above the mean that a step must keep below.").number(kPositive, spikes.sigma);
+  spikes.window = node["window"].about("Steps that it is compared with; never before half of them.").integer(2, 1 << 20, spikes.window);
+  return spikes;
+}
+
+std::optional<TraceOptions> read_trace(const Node& node) {
+  if (node.is_null(true)) return std::nullopt;
+  return TraceOptions{.from = node["from"].about("The first of them, counted from 1.").size(),
+                      .steps = node["steps"].about("How many.").size(1)};
+}
+
+std::optional<double> read_peak(const Node& node) {
+  if (node.is_null(true)) return std::nullopt;
+  return node.number(kPositive);
 }
 
 void read_device(const Node& node) {
@@ -41,13 +70,19 @@ TrainOptions read_train(const Node& node) {
   } else {
     train.clip = clip.number(kPositive, train.clip);
   }
-  train.recompute = node["recompute"]
-                        .about("Whether backward computes the sub-layers' insides again in the place of keeping them.")
-                        .choice<Recompute>({{"none", Recompute::kNone}, {"full", Recompute::kFull}}, train.recompute);
+  train.recompute =
+      read_recompute(node["recompute"].about("Whether backward computes the insides of sub-layers again in the place of keeping them: of "
+                                             "none, of all, or of those of these kinds."));
+  train.skip_spikes = read_skip_spikes(node["skip_spikes"].about(
+      "Skips steps whose loss or gradient norm stands out from those before. Steps that are not finite always are."));
   train.seed = static_cast<uint64_t>(node["seed"]
                                          .about("Of initial weights and the order of the data.")
                                          .integer(0, std::numeric_limits<int64_t>::max(), static_cast<int64_t>(train.seed)));
   train.eval_every = count_or_zero(node["eval_every"].about("Steps between evaluations; 0: at the end only."), train.eval_every);
+  train.health_every =
+      count_or_zero(node["health_every"].about(
+                        "Steps between looks at the ranges of dt, decay and state of state-space layers, for the metrics; 0: never."),
+                    train.health_every);
   return train;
 }
 
@@ -72,6 +107,7 @@ CheckpointOptions read_checkpoint(const Node& node) {
   checkpoint.keep = node["keep"].about("How many of the newest checkpoints stay.").size(checkpoint.keep);
   checkpoint.keep_every =
       count_or_zero(node["keep_every"].about("Checkpoints of steps divisible by this stay for good; 0: none."), checkpoint.keep_every);
+  checkpoint.async = node["async"].about("Whether a thread writes them while training goes on.").flag(checkpoint.async);
   return checkpoint;
 }
 
@@ -86,6 +122,8 @@ RunOptions read_run(const Node& node, const std::string& default_dir) {
   run.timeout = node["timeout"]
                     .about("Seconds without progress after which a job ends itself, naming what it waited for.")
                     .number(kPositive, run.timeout);
+  run.trace = read_trace(node["trace"].about("Steps of which a timeline is written to trace-rank*.json, for ui.perfetto.dev."));
+  run.peak_flops = read_peak(node["peak_flops"].about("FLOP/s that all ranks can do in the training's precision, for mfu.", "measured"));
   return run;
 }
 

@@ -16,6 +16,7 @@ Mamba1Options read_mamba1(const Node& block, int64_t d_model);
 MoeOptions read_moe(const Node& block);
 Mamba2Options read_mamba2(const Node& block);
 AttentionBlockOptions read_attention(const Node& block, int64_t d_model);
+Activation read_activation(const Node& node);
 MlpOptions read_mlp(const Node& block);
 ParallelOptions read_parallel_block(const Node& node, const std::map<std::string, BlockOptions>& blocks);
 std::vector<std::vector<std::string>> read_layout(const Node& node, const std::map<std::string, BlockOptions>& blocks);

@@ -92,6 +92,13 @@ bool Progress::advance() {
   const auto first_done = std::stable_partition(under_way_.begin(), under_way_.end(), [](const auto& o) { return !o->done(); });
   const std::vector<std::shared_ptr<Operation>> done(first_done, under_way_.end());
   under_way_.erase(first_done, under_way_.end());
+  if (Timeline* const timeline = Timeline::recording())
+    for (const auto& operation : done)
+      timeline->add({.kind = TimeSpan::kTransfer,
+                     .name = operation->what().label,
+                     .begin = operation->begun(),
+                     .end = now_ns(),
+                     .effort = {.bytes = static_cast<double>(operation->what().bytes)}});
   // Last: a tensor that nobody else holds goes with it, and its storage may ask for this very operation.
   for (const auto& operation : done) operation->release();
   return true;
@@ -111,6 +118,7 @@ void Progress::advance_until(const Operation& operation) {
 
 void Progress::wait(const Operation& operation) {
   if (operation.done()) return;
+  const Phase span(operation.what().label, TimeSpan::kWait);
   guarded([&] { advance_until(operation); });
 }
 

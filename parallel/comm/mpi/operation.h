@@ -53,6 +53,8 @@ class Operation {
   virtual bool advance() = 0;
   virtual void abandon() {}  // nothing is written into its tensors from now on
   bool done() const { return done_; }
+  const Description& what() const { return what_; }
+  int64_t begun() const { return begun_; }  // on the timeline, where one is recorded
 
   // Throws CommError: this operation, on this rank, and what is wrong.
   [[noreturn]] void fail(const std::string& what) const;
@@ -67,6 +69,7 @@ class Operation {
  private:
   Description what_;
   Tensors kept_;
+  int64_t begun_ = Timeline::recording() ? now_ns() : 0;
 };
 
 // The operations of this rank that are under way, over a group and all groups split from it. MPI moves messages only inside its calls, and

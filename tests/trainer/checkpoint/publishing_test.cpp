@@ -1,3 +1,4 @@
+#include <omp.h>
 #include <sys/wait.h>
 
 #include <csignal>
@@ -20,6 +21,14 @@ std::vector<Named> state(uint64_t seed) {
 
 std::string write(const std::string& root, int64_t step, uint64_t seed) {
   return write_checkpoint(root, {.step = step, .tokens = static_cast<int64_t>(seed)}, whole(state(seed)), Group());
+}
+
+// Writes the boxes as step 100.
+using Writer = void (*)(const std::string& root, const std::vector<Box>& boxes);
+void at_once(const std::string& root, const std::vector<Box>& boxes) { write_checkpoint(root, {.step = 100, .tokens = 2}, boxes, Group()); }
+void beside(const std::string& root, const std::vector<Box>& boxes) {
+  CheckpointSave save(root, {.step = 100, .tokens = 2}, boxes, Group());
+  save.finish();
 }
 
 // What meta().tokens says it is; every visible name in the folder a whole checkpoint.
@@ -45,6 +54,7 @@ template <class Body>
 int exit_status_of_child(const Body& body) {
   const pid_t child = fork();
   if (child == 0) {
+    omp_set_num_threads(1);  // a fork has none of its parent's threads
     body();
     _exit(0);
   }
@@ -54,7 +64,7 @@ int exit_status_of_child(const Body& body) {
 }
 
 // `prepare` leaves a checkpoint in a folder; another one of step 100 is written there, interrupted at one system call after the other.
-void interrupt_everywhere(Interruption interruption, const std::function<void(const std::string& root)>& prepare) {
+void interrupt_everywhere(Interruption interruption, const std::function<void(const std::string& root)>& prepare, Writer writer = at_once) {
   bool interrupted = true;
   int call = 0;
   for (; interrupted; ++call) {
@@ -65,7 +75,7 @@ void interrupt_everywhere(Interruption interruption, const std::function<void(co
     const std::vector<Box> boxes = whole(state(2));
     const auto write_another = [&] {
       watch_system_calls(interruption, call + 1);
-      write_checkpoint(root, {.step = 100, .tokens = 2}, boxes, Group());
+      writer(root, boxes);
     };
     if (interruption == Interruption::kKill) {
       interrupted = WIFSIGNALED(exit_status_of_child(write_another));
@@ -93,6 +103,29 @@ TEST(Publishing, KilledWhileReplacingLeavesAWholeCheckpoint) { interrupt_everywh
 TEST(Publishing, KilledTwiceLeavesAWholeCheckpoint) { interrupt_everywhere(Interruption::kKill, one_half_replaced); }
 TEST(Publishing, FailingAtAnySystemCallLeavesAWholeCheckpoint) { interrupt_everywhere(Interruption::kFail, one_before); }
 TEST(Publishing, FailingWhileReplacingLeavesAWholeCheckpoint) { interrupt_everywhere(Interruption::kFail, the_same); }
+
+TEST(Publishing, KilledBesideTheTrainingLeavesAWholeCheckpoint) { interrupt_everywhere(Interruption::kKill, one_before, beside); }
+TEST(Publishing, FailingBesideTheTrainingLeavesAWholeCheckpoint) { interrupt_everywhere(Interruption::kFail, the_same, beside); }
+
+TEST(CheckpointSave, WritesWhatTheBoxesHeldWhenItBegan) {
+  const TemporaryFolder folder;
+  const std::vector<Named> before = {{"w", random_bits({700, 1100}, DType::kFloat32, 1)}};
+  const std::vector<Box> boxes = whole(before);
+  CheckpointSave save(folder / "c", {.step = 100}, boxes, Group());
+  std::memset(boxes[0].data.raw(), 0, static_cast<size_t>(boxes[0].data.bytes()));
+  EXPECT_EQ(newest_checkpoint(folder / "c"), std::nullopt);
+  expect_holds(save.finish(), before);
+  EXPECT_TRUE(save.written());
+}
+
+TEST(CheckpointSave, ThatIsNotFinishedIsNoCheckpoint) {
+  const TemporaryFolder folder;
+  const std::string root = folder / "c";
+  { const CheckpointSave save(root, {.step = 100}, whole(state(1)), Group()); }
+  EXPECT_EQ(newest_checkpoint(root), std::nullopt);
+  write(root, 200, 2);
+  EXPECT_THAT(names_in(root), ElementsAre("latest", "step-00000200"));
+}
 
 TEST(Publishing, FlushesEverythingBeforeItGetsItsName) {
   const TemporaryFolder folder;

@@ -136,6 +136,29 @@ TEST(Shares, FailOnAllRanksWhereOneFails) {
   expect_holds(write(root, share(4)), tensors());
 }
 
+TEST(Shares, WrittenBesideTheTrainingFailOnAllRanksWhereOneFails) {
+  const SharedFolder folder;
+  const std::string root = folder / "c", before = write(root, share(4), 50);
+  const auto save_beside = [&] { return CheckpointSave(root, {.step = 100}, share(4), world()).finish(); };
+  std::string message;
+  {
+    std::optional<FullDisk> full;
+    if (world().rank() == 2) full.emplace(100000);
+    try {
+      save_beside();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.exit_code(), 3);
+      message = error.what();
+    }
+  }
+  EXPECT_EQ(message, root + "/.step-00000100.partial/shard-00002.safetensors: cannot write: File too large");
+  EXPECT_EQ(newest_checkpoint(root), before);
+  world().barrier("looked");
+  EXPECT_THAT(names_in(root), ::testing::ElementsAre("latest", "step-00000050"));
+  world().barrier("looked");
+  expect_holds(save_beside(), tensors());
+}
+
 TEST(Shares, ThatDoNotTileAreRefusedOnAllRanks) {
   const SharedFolder folder;
   std::vector<Box> mine = share(4);
