@@ -46,7 +46,7 @@ TEST(LayerNorm, GivesTheBiasForARowOfOneChannel) {
 
 TEST(LayerNorm, KeepsTheDigitsOfSmallDeviationsFromALargeMean) {
   const Tensor around = random_tensor({4, 64}, 1, 1, DType::kFloat32), far = Tensor::full({4, 64}, 4096, DType::kFloat32);
-  far.add(around);  // its spacing is 2^-11
+  far.add(around);                                              // its spacing is 2^-11
   testing::expect_precision(arguments(far), norm, 1e-3, 1e-3);  // E[x^2] - mean^2 would lose all of them
 }
 

@@ -109,7 +109,9 @@ inline void expect_holds(const std::string& folder, const std::vector<Named>& te
   }
 }
 
-inline std::string digest_of(const std::string& folder, const std::string& prefix = "") { return CheckpointReader(folder).digest({prefix}); }
+inline std::string digest_of(const std::string& folder, const std::string& prefix = "") {
+  return CheckpointReader(folder).digest({prefix});
+}
 
 inline std::string content_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
