@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <fstream>
 #include <thread>
 
 #include "kernels/tensor/allocator.h"
@@ -206,6 +207,23 @@ TEST(SharedTensor, SumsPartsSeveralAtATimeInAnyOrderOfWaiting) {
   expect_same_bits(x.narrow(0, 0, 3), sum.narrow(0, 0, 3));
   expect_same_bits(x.narrow(0, 3, 597), input_of(world().rank(), shape, DType::kFloat32).narrow(0, 3, 597));
   expect_same_bits(between, sum);
+}
+
+// The mapping of this process that an address lies in, as the kernel describes it.
+std::string mapping_of(const void* address) {
+  std::ifstream maps("/proc/self/maps");
+  const auto at = reinterpret_cast<uintptr_t>(address);
+  for (std::string line; std::getline(maps, line);) {
+    const size_t dash = line.find('-');
+    if (std::stoull(line, nullptr, 16) <= at && at < std::stoull(line.substr(dash + 1), nullptr, 16)) return line;
+  }
+  return "";
+}
+
+TEST(SharedTensor, LiesInMemoryThatTheRanksShare) {
+  const Tensor x = world().allocate_shared({1000}, DType::kFloat32);
+  EXPECT_THAT(mapping_of(x.raw()), ::testing::HasSubstr("/dev/shm/ropewalk-"));
+  world().barrier("test");
 }
 
 TEST(SharedTensor, IsCountedWhileItLives) {
