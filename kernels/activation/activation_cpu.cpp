@@ -5,6 +5,7 @@
 #include "kernels/tensor/math.h"
 #include "kernels/tensor/parallel_for.h"
 #include "kernels/tensor/prefetch.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -74,12 +75,6 @@ struct Relu2 {
     return {positive * positive, 2 * positive};
   }
 };
-
-// Behind a call, g++ vectorizes the rounding to bfloat16 too.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = T(value);
-}
 
 template <class F, class T>
 void forward_row(int64_t n, const T* x, T* y) {

@@ -1,17 +1,12 @@
 #include "kernels/bias/bias.h"
 #include "kernels/tensor/row_sums.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
 namespace {
 
 constexpr int64_t kGrain = 1 << 15;  // elements a task
-
-// Behind a call, g++ vectorizes the rounding to bfloat16 too.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = T(value);
-}
 
 template <class T>
 void add_row(int64_t n, const T* x, const T* bias, T* y) {

@@ -3,6 +3,7 @@
 #include "kernels/causal_conv1d/causal_conv1d.h"
 #include "kernels/tensor/math.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -10,12 +11,6 @@ namespace {
 
 constexpr int64_t kTokens = 64;  // of a task
 constexpr int kLanes = 32;       // channels kept in registers
-
-// g++ keeps a bfloat16 made right in an `omp simd` loop as a private array, and the loop scalar; behind a call it vectorizes.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = static_cast<T>(value);
-}
 
 // Calls body.template operator()<kWidth>(first channel) for blocks of kLanes channels, then for the last ones one by one.
 template <class Body>

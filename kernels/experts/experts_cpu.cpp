@@ -2,6 +2,7 @@
 
 #include "kernels/experts/experts.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -11,10 +12,6 @@ constexpr int64_t kGrain = 1 << 15;  // elements a task
 constexpr int64_t kColumns = 64;     // summed in registers
 
 int64_t rows_a_task(int64_t width) { return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width)); }
-
-inline void store(double& to, double x) { to = x; }
-inline void store(float& to, float x) { to = x; }
-inline void store(bfloat16& to, float x) { to = bfloat16(x); }
 
 // One token's slots: rows of `width` elements, and a weight each.
 template <class T>
@@ -36,7 +33,7 @@ inline void gather_sum_columns(Slots<T> slots, int64_t column, int64_t n, T* y) 
     for (int64_t c = 0; c < n; ++c) sum[c] += weight * static_cast<W>(from[c]);
   }
 #pragma omp simd
-  for (int64_t c = 0; c < n; ++c) store(y[column + c], sum[c]);
+  for (int64_t c = 0; c < n; ++c) store(&y[column + c], sum[c]);
 }
 
 template <class T>
@@ -55,7 +52,7 @@ Wide<T> combine_backward(int64_t n, Wide<T> weight, const T* dy, const T* row, T
 #pragma omp simd reduction(+ : dot)
   for (int64_t i = 0; i < n; ++i) {
     const W d = static_cast<W>(dy[i]);
-    store(drow[i], weight * d);
+    store(&drow[i], weight * d);
     dot += d * static_cast<W>(row[i]);
   }
   return dot;

@@ -5,18 +5,13 @@
 #include "kernels/tensor/math.h"
 #include "kernels/tensor/prefetch.h"
 #include "kernels/tensor/row_sums.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
 namespace {
 
 constexpr int64_t kGrain = 1 << 14;  // elements a task
-
-// g++ keeps a bfloat16 made right in an `omp simd` loop as a private array, and the loop scalar; behind a call it vectorizes.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = T(value);
-}
 
 // The leaves work on one group of one row. What costs an exponential is kept in scratch of the group's width, in the first cache. Sums
 // have loops of their own, over the wide type: beside a narrower operand g++ 12 keeps them in vectors of half the length.

@@ -3,6 +3,7 @@
 #include "kernels/gated_rms_norm/gated_rms_norm.h"
 #include "kernels/tensor/math.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -11,12 +12,6 @@ namespace {
 constexpr int64_t kGrain = 1 << 13;   // elements a task
 constexpr int64_t kMaxPartials = 64;  // partial sums of dweight: their number follows from the shape alone
 constexpr int64_t kMinRows = 8;       // rows behind one partial
-
-// g++ keeps a bfloat16 made right in an `omp simd` loop as a private array, and the loop scalar; behind a call it vectorizes.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = T(value);
-}
 
 // The leaves work on the channels of one group in one row. `omp simd` only lets the compiler keep one sum a lane.
 

@@ -4,6 +4,7 @@
 #include "kernels/gated_sum/gated_sum.h"
 #include "kernels/tensor/math.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -11,12 +12,6 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 13;  // elements a task
 constexpr int64_t kBlock = 256;      // channels whose weights stay in L1
-
-// Behind a call, g++ vectorizes the rounding to bfloat16 too.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = T(value);
-}
 
 // top = max(top, logit)
 template <class T>

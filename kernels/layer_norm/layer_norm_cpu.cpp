@@ -2,18 +2,13 @@
 
 #include "kernels/layer_norm/layer_norm.h"
 #include "kernels/tensor/row_sums.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
 namespace {
 
 constexpr int64_t kGrain = 1 << 14;  // elements a task
-
-// Behind a call, g++ vectorizes the rounding to bfloat16 too.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = T(value);
-}
 
 // `omp simd` only lets the compiler keep one sum a lane.
 
@@ -105,24 +100,14 @@ void backward(const LayerNormBackward& args) {
   if (args.dbias) args.dbias.add(sums.narrow(0, x.width, x.width));
 }
 
-// Calls body.operator()<X, Y>() for the element types of x and y, which share their wide type.
-template <class Body>
-void dispatch(const Tensor& x, const Tensor& y, const Body& body) {
-  dispatch_float(x.dtype(), [&]<class X>(std::type_identity<X>) {
-    dispatch_float(y.dtype(), [&]<class Y>(std::type_identity<Y>) {
-      if constexpr (std::is_same_v<Wide<X>, Wide<Y>>) body.template operator()<X, Y>();
-    });
-  });
-}
-
 }  // namespace
 
 void launch(Cpu, const LayerNormForward& args) {
-  dispatch(args.x, args.y, [&]<class X, class Y>() { forward<X, Y>(args); });
+  dispatch_floats(args.x.dtype(), args.y.dtype(), [&]<class X, class Y>() { forward<X, Y>(args); });
 }
 
 void launch(Cpu, const LayerNormBackward& args) {
-  dispatch(args.x, args.dy, [&]<class X, class Y>() { backward<X, Y>(args); });
+  dispatch_floats(args.x.dtype(), args.dy.dtype(), [&]<class X, class Y>() { backward<X, Y>(args); });
 }
 
 }  // namespace ropewalk

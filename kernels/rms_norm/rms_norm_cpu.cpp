@@ -79,24 +79,14 @@ void backward(const RmsNormBackward& args) {
   if (args.dweight) args.dweight.add(dweight);
 }
 
-// Calls body.operator()<X, Y>() for the element types of x and y, which share their wide type.
-template <class Body>
-void dispatch(const Tensor& x, const Tensor& y, const Body& body) {
-  dispatch_float(x.dtype(), [&]<class X>(std::type_identity<X>) {
-    dispatch_float(y.dtype(), [&]<class Y>(std::type_identity<Y>) {
-      if constexpr (std::is_same_v<Wide<X>, Wide<Y>>) body.template operator()<X, Y>();
-    });
-  });
-}
-
 }  // namespace
 
 void launch(Cpu, const RmsNormForward& args) {
-  dispatch(args.x, args.y, [&]<class X, class Y>() { forward<X, Y>(args); });
+  dispatch_floats(args.x.dtype(), args.y.dtype(), [&]<class X, class Y>() { forward<X, Y>(args); });
 }
 
 void launch(Cpu, const RmsNormBackward& args) {
-  dispatch(args.x, args.dy, [&]<class X, class Y>() { backward<X, Y>(args); });
+  dispatch_floats(args.x.dtype(), args.dy.dtype(), [&]<class X, class Y>() { backward<X, Y>(args); });
 }
 
 }  // namespace ropewalk

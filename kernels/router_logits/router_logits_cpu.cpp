@@ -4,6 +4,7 @@
 #include "kernels/matmul/tile.h"
 #include "kernels/router_logits/router_logits.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -12,10 +13,6 @@ namespace {
 // Blocks of x while it is wide.
 constexpr int64_t kTokens = 32, kColumns = 256;            // a task's tokens at a time
 constexpr int64_t kTokensOfSum = 128, kColumnsOfSum = 64;  // for dweight, of which a task owns columns
-
-inline void store(double& to, double x) { to = x; }
-inline void store(float& to, float x) { to = x; }
-inline void store(bfloat16& to, float x) { to = bfloat16(x); }
 
 // A block of x and its dense wide copy [rows, columns].
 template <class T>
@@ -37,7 +34,7 @@ template <class T>
 void narrow(Block<T> b) {
   for (int64_t i = 0; i < b.rows; ++i) {
 #pragma omp simd
-    for (int64_t c = 0; c < b.columns; ++c) store(b.x[i * b.stride + c], b.wide[i * b.columns + c]);
+    for (int64_t c = 0; c < b.columns; ++c) store(&b.x[i * b.stride + c], b.wide[i * b.columns + c]);
   }
 }
 

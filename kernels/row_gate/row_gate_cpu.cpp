@@ -3,6 +3,7 @@
 #include "kernels/row_gate/row_gate.h"
 #include "kernels/tensor/math.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -10,14 +11,10 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 15;  // elements a task
 
-inline void store(double& to, double x) { to = x; }
-inline void store(float& to, float x) { to = x; }
-inline void store(bfloat16& to, float x) { to = bfloat16(x); }
-
 template <class T>
 void scale_row(int64_t n, Wide<T> factor, const T* x, T* y) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) store(y[i], factor * static_cast<Wide<T>>(x[i]));
+  for (int64_t i = 0; i < n; ++i) store(&y[i], factor * static_cast<Wide<T>>(x[i]));
 }
 
 template <class T>

@@ -1,17 +1,12 @@
 #include "kernels/scale_segments/scale_segments.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
 namespace {
 
 constexpr int64_t kGrain = 1 << 15;  // elements a task
-
-// Behind a call, g++ vectorizes the rounding to bfloat16 too.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = T(value);
-}
 
 template <class T>
 void scale(int64_t n, const T* x, Wide<T> factor, T* y) {

@@ -3,6 +3,7 @@
 #include "kernels/selective_scan/selective_scan.h"
 #include "kernels/selective_scan/selective_scan_leaves.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/scratch.h"
 #include "kernels/tensor/vectorized.h"
 
 // The channels of each head are cut into tiles of kLanes, the runs into chunks of kTokens. A task is a group of tiles over a share of the
@@ -20,17 +21,6 @@ constexpr int64_t kGroupSize = kGroupTiles * kTileSize;
 constexpr int64_t kShares = 16;  // at most: each has its own sums of the parameters' gradients
 
 int64_t divide_up(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
-template <class W>
-struct Scratch {
-  explicit Scratch(int64_t size) : count(size), storage(Tensor::empty({size}, dtype_of<W>())), data(storage.data<W>()) {}
-  operator W*() const { return data; }
-  void zero() const { std::fill_n(data, count, W(0)); }
-
-  int64_t count;
-  Tensor storage;
-  W* data;
-};
 
 struct Tile {
   int64_t index;           // among those of all heads

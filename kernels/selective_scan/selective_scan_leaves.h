@@ -9,6 +9,7 @@
 
 #include "kernels/tensor/dtype.h"
 #include "kernels/tensor/math.h"
+#include "kernels/tensor/store.h"
 
 namespace ropewalk::s6 {
 
@@ -32,12 +33,6 @@ inline float exp2_of_negative(float x) {
   p = p * r + 6.9314697760e-1f;
   p = p * r + 1.0f;
   return std::bit_cast<float>(std::bit_cast<int32_t>(p) + (std::bit_cast<int32_t>(shifted) << 23));
-}
-
-// g++ keeps a bfloat16 made right in a vectorized loop as a private array, and the loop scalar; behind a call it vectorizes.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = static_cast<T>(value);
 }
 
 // `width` neighbouring channels of each token, dealt to tiles that lie `distance` apart. Whole rows at once: tokens lie so far apart that

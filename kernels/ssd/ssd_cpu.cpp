@@ -5,6 +5,7 @@
 #include "kernels/ssd/ssd.h"
 #include "kernels/ssd/ssd_leaves.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/scratch.h"
 
 // A task is one chunk of one group of heads; its operands are copied into scratch of the wide type that stays in the second cache.
 // Letters below: L tokens of the chunk, P width of a head, N size of the state, cum_i = sum_{t <= i} a_t inside the chunk.
@@ -23,17 +24,6 @@ struct Heads {
 
   T* data;
   int64_t row, token, head;
-};
-
-template <class W>
-struct Scratch {
-  explicit Scratch(int64_t size) : count(size), storage(Tensor::empty({size}, dtype_of<W>())), data(storage.data<W>()) {}
-  operator W*() const { return data; }
-  void zero() const { std::fill_n(data, count, W(0)); }
-
-  int64_t count;
-  Tensor storage;
-  W* data;
 };
 
 template <class T>

@@ -6,6 +6,7 @@
 
 #include "kernels/tensor/dtype.h"
 #include "kernels/tensor/math.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk::ssd {
@@ -13,12 +14,6 @@ namespace ropewalk::ssd {
 // Tokens: the square of a chunk's scores is made this many rows at a time, in rows of whole blocks.
 constexpr int64_t kBlock = 32;
 constexpr int kLanes = 16;
-
-// g++ keeps a bfloat16 made right in a vectorized loop as a private array, and the loop scalar; behind a call it vectorizes.
-template <class T>
-void store(T* to, Wide<T> value) {
-  *to = static_cast<T>(value);
-}
 
 // to[i, :] = from[i, :]; meanwhile fetches what stands to the right, which is the next head's. Rows of different tokens lie too far apart
 // for the hardware to see a pattern.

@@ -79,6 +79,16 @@ decltype(auto) dispatch_float(DType dtype, Body&& body) {
   }
 }
 
+// Calls body.operator()<X, Y>() for two such types; nothing where they do not share their wide type.
+template <class Body>
+void dispatch_floats(DType x, DType y, const Body& body) {
+  dispatch_float(x, [&]<class X>(std::type_identity<X>) {
+    dispatch_float(y, [&]<class Y>(std::type_identity<Y>) {
+      if constexpr (std::is_same_v<Wide<X>, Wide<Y>>) body.template operator()<X, Y>();
+    });
+  });
+}
+
 }  // namespace ropewalk
 
 template <>
