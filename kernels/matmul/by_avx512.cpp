@@ -1,15 +1,13 @@
 // fp32 products, and bf16 ones where there is no AMX, in the registers of AVX-512. A packed panel of a has the layout that costs its source
 // least: 6 rows of terms, or terms of 6 rows where the source is transposed. A packed panel of b has rows of 64 columns.
 #include "kernels/matmul/blockwise.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk::matmul {
 namespace {
 
 constexpr int64_t kRows = 6, kColumns = 64;  // 24 registers of sums
-
-inline void store(float& to, float value) { to = value; }
-inline void store(bfloat16& to, float value) { to = bfloat16(value); }
 
 int64_t row_length(int64_t k) { return k + 16; }  // of a panel of a: rows no power of two apart
 
@@ -65,10 +63,10 @@ inline void multiply_panels(int64_t k, PanelOfA a, const float* b, const float* 
   for (int i = 0; i < kRows; ++i) {
     if (sum) {
 #pragma omp simd
-      for (int j = 0; j < kColumns; ++j) store(to[i * to_stride + j], sum[i * sum_stride + j] + sums[i][j]);
+      for (int j = 0; j < kColumns; ++j) store(to + i * to_stride + j, sum[i * sum_stride + j] + sums[i][j]);
     } else {
 #pragma omp simd
-      for (int j = 0; j < kColumns; ++j) store(to[i * to_stride + j], sums[i][j]);
+      for (int j = 0; j < kColumns; ++j) store(to + i * to_stride + j, sums[i][j]);
     }
   }
 }
@@ -80,7 +78,7 @@ inline void multiply_corner(int64_t rows, int64_t columns, int64_t k, PanelOfA a
   float sums[kRows][kColumns];
   multiply_panels(k, a, b, nullptr, 0, sums[0], kColumns);
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) store(to[i * to_stride + j], (sum ? sum[i * sum_stride + j] : 0) + sums[i][j]);
+    for (int64_t j = 0; j < columns; ++j) store(to + i * to_stride + j, (sum ? sum[i * sum_stride + j] : 0) + sums[i][j]);
 }
 
 template <class C>
