@@ -6,7 +6,6 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <ranges>
 
 #include "data/error.h"
 #include "data/hold_out.h"
@@ -85,8 +84,15 @@ IndexedDocuments::IndexedDocuments(std::shared_ptr<const IndexedFile> file, cons
     : file_(std::move(file)), selection_(selection) {
   const DatasetIndex& index = file_->index();
   const auto documents_before = [&](int64_t token) {  // that begin before it
-    return *std::ranges::partition_point(std::views::iota(int64_t{0}, index.documents()),
-                                         [&](int64_t document) { return index.begin_of(document) < token; });
+    int64_t least = 0, most = index.documents();
+    while (least < most) {
+      const int64_t middle = least + (most - least) / 2;
+      if (index.begin_of(middle) < token)
+        least = middle + 1;
+      else
+        most = middle;
+    }
+    return least;
   };
   const int64_t all = documents_before(selection.end_token);
   if (selection.first_token > 0) first_ = documents_before(selection.first_token + 1) - 1;

@@ -47,7 +47,7 @@ struct BlendPart {
   std::optional<double> validation;  // its own share held out
   bool operator==(const BlendPart&) const = default;
 };
-inline bool BlendSource::operator==(const BlendSource&) const = default;
+inline bool BlendSource::operator==(const BlendSource& other) const { return sources == other.sources; }
 
 struct DataOptions {
   Source source;

@@ -1,6 +1,7 @@
 #include "trainer/stop_signals.h"
 
 #include <array>
+#include <atomic>
 #include <csignal>
 
 namespace ropewalk {
@@ -8,7 +9,8 @@ namespace {
 
 constexpr std::array kSignals = {SIGUSR1, SIGTERM, SIGINT};
 
-std::array<volatile std::sig_atomic_t, kSignals.size()> received;
+std::array<std::atomic<int>, kSignals.size()> received;  // a signal may come to any thread: a sig_atomic_t is not enough
+static_assert(std::atomic<int>::is_always_lock_free);
 std::array<struct sigaction, kSignals.size()> before;
 
 void note(int signal) {

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "data/error.h"
@@ -23,6 +24,23 @@ constexpr int64_t kMostSkippedInARow = 20;  // then a run has diverged
 double peak_flops(const Options& options, const Group& world) {
   if (options.run.peak_flops) return *options.run.peak_flops;
   return world.sum(measure_ceilings().of(compute_dtype(options.train.precision)), "peak");
+}
+
+// What a checkpoint says beside its tensors.
+const std::string& note(const CheckpointReader& reader, const std::string& folder, const std::string& key) {
+  const auto found = reader.meta().notes.find(key);
+  if (found == reader.meta().notes.end())
+    throw CheckpointError("{}: holds no note \"{}\"; it is no checkpoint of a training run", folder, key);
+  return found->second;
+}
+
+int64_t updates_of(const CheckpointReader& reader, const std::string& folder) {
+  const std::string& text = note(reader, folder, "updates");
+  int64_t updates = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), updates);
+  if (error != std::errc() || end != text.data() + text.size() || updates < 0)
+    throw CheckpointError("{}: note \"updates\": expected a number, found {}", folder, text);
+  return updates;
 }
 
 Dataset load_agreed(const Options& options, const Group& world) {
@@ -59,7 +77,7 @@ void Trainer::resume() {
   check_resumable(reader, *folder);
   load_weights(reader, model_.store());
   load_optimizer(reader, model_.store(), optimizer_);
-  optimizer_.set_updates(std::stoll(reader.meta().notes.at("updates")));
+  optimizer_.set_updates(updates_of(reader, *folder));
   if (const auto history = reader.meta().notes.find("spikes"); train_step_.spikes() && history != reader.meta().notes.end())
     train_step_.spikes()->restore(history->second);
   step_ = resumed_at_ = reader.meta().step;
@@ -72,9 +90,9 @@ void Trainer::check_resumable(const CheckpointReader& reader, const std::string&
   if (!changes.empty() && !branch)
     throw config_.error("run.resume", "{} differs in {}; run.resume=branch goes on all the same", folder, join(changes, ", "));
   const std::string digest = fmt::format("{:016x}", data_.train->digest());
-  if (!branch && meta.notes.at("data") != digest)
+  if (const std::string& before = note(reader, folder, "data"); !branch && before != digest)
     throw DataError(fmt::format("data.source: is not what {} was trained on (digest {}, then {}); run.resume=branch goes on all the same",
-                                folder, digest, meta.notes.at("data")));
+                                folder, digest, before));
   if (meta.step > options_.train.steps)
     throw config_.error("train.steps", "expected at least the {} steps of {}, given {}", meta.step, folder, options_.train.steps);
 }

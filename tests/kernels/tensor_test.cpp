@@ -104,6 +104,17 @@ TEST(Allocator, HandsFreedBlocksOutAgainAndKeepsThePeak) {
   EXPECT_EQ(allocator.stats().reserved, 0);
 }
 
+#ifdef __SANITIZE_ADDRESS__
+TEST(AllocatorDeathTest, LetsAddressSanitizerSeeItsBlocks) {
+  Allocator allocator;
+  char* const block = static_cast<char*>(allocator.allocate(1000));
+  EXPECT_EQ(block[999], char(0xff));
+  EXPECT_DEATH(block[1000] = 0, "use-after-poison");  // the block itself is larger
+  allocator.release(block, 1000);
+  EXPECT_DEATH(block[0] = 0, "use-after-poison");
+}
+#endif
+
 // Known answers of Random123 for philox4x32-10.
 TEST(Philox, GivesThePublishedNumbers) {
   EXPECT_THAT(Philox(0, uint64_t{0}).words(0), ElementsAre(0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u));

@@ -1,3 +1,5 @@
+#include <gmock/gmock.h>
+
 #include "tests/trainer/config_text.h"
 
 namespace ropewalk {
@@ -210,8 +212,19 @@ TEST(Config, RefusesWhatIsNotYaml) {
       {"d_model: 64", "d_model: &loop {again: *loop}",
        "configs/x.yaml:2: model.d_model.again.again.again.again.again.again.again.again.again.again.again.again.again.again.again.again."
        "again.again.again.again.again.again.again.again.again.again.again.again.again.again.again: nested too deeply"},
-      {"train:", "---\ntrain:", "configs/x.yaml:18: expected one YAML document, given several"},
+      {"train:", "---\ntrain:", "configs/x.yaml:17: expected one YAML document, given several"},
+      {"model:", ", model:", "configs/x.yaml:1: expected one YAML document, given several"},
   });
+}
+
+TEST(Config, QuotesControlCharactersAsEscapes) {
+  EXPECT_EQ(mistake([] { parse(kSmall, {"a\nb\x1b"}); }), "command line: expected key.path=value, given a\\nb\\x1b");
+}
+
+TEST(Config, RefusesAliasesThatMultiply) {
+  std::string text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
+  for (int i = 1; i < 12; ++i) text += fmt::format("a{0}: &a{0} [*a{1}, *a{1}, *a{1}, *a{1}]\n", i, i - 1);
+  EXPECT_THAT(mistake([&] { parse(text); }), ::testing::EndsWith("expected at most 100000 values in all"));
 }
 
 TEST(Config, MeetsAnyDamageWithOneLine) {

@@ -106,6 +106,7 @@ StoredBox take(const manifest::Box& from, const TensorEntry& tensor, const std::
 }
 
 TensorEntry take(const manifest::Tensor& from, const std::vector<FileEntry>& files, const std::string& source) {
+  if (from.name().empty()) throw CheckpointError("{}: a tensor has no name", source);
   TensorEntry tensor{.name = from.name(), .shape = take(from.shape(), 1, from.name(), source)};
   const auto dtype = dtype_of_safetensors(from.dtype());
   if (!dtype) throw CheckpointError("{}: tensor {}: unknown dtype \"{}\"", source, tensor.name, from.dtype());

@@ -15,11 +15,14 @@ struct Where {
   bool operator==(const Where&) const = default;
 };
 
+// With control characters as escapes: a message that quotes what was given stays on its line.
+std::string on_one_line(const std::string& text);
+
 // Wrong configuration or arguments: exit code 2.
 struct ConfigError : Error {
-  explicit ConfigError(const std::string& message) : Error(2, message, Reach::kEveryRank) {}
+  explicit ConfigError(const std::string& message) : Error(2, on_one_line(message), Reach::kEveryRank) {}
   ConfigError(const Where& where, const std::string& key, const std::string& message)
-      : Error(2, fmt::format("{}: {}{}{}", where.text(), key, key.empty() ? "" : ": ", message), Reach::kEveryRank) {}
+      : ConfigError(fmt::format("{}: {}{}{}", where.text(), key, key.empty() ? "" : ": ", message)) {}
 };
 
 }  // namespace ropewalk

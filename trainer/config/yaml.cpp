@@ -1,14 +1,19 @@
 #include "trainer/config/yaml.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <optional>
+#include <sstream>
 #include <utility>
+#include <vector>
 
 namespace ropewalk {
 namespace {
 
-constexpr int kDeepest = 32;  // an alias inside its own anchor never ends
+constexpr int kDeepest = 32;        // an alias inside its own anchor never ends
+constexpr int64_t kMost = 100'000;  // values: ten aliases of ten aliases of ... are many
 
 class Reader {
  public:
@@ -18,9 +23,10 @@ class Reader {
   Where where(int line) const { return {file_, file_.empty() ? 0 : std::max(line, 0) + 1}; }
 
   // `line` is that of the key where there is one: a mapping itself begins on the line of its first key.
-  Value read(const YAML::Node& node, const std::string& path, int line, int depth = 0) const {
+  Value read(const YAML::Node& node, const std::string& path, int line, int depth = 0) {
     Value value;
     value.where = where(line);
+    if (++values_ > kMost) throw ConfigError(value.where, path, fmt::format("expected at most {} values in all", kMost));
     if (depth > kDeepest) throw ConfigError(value.where, path, "nested too deeply");
     if (node.IsMap()) {
       read_map(node, path, depth, value);
@@ -38,13 +44,13 @@ class Reader {
   }
 
  private:
-  void add(Value& parent, const std::string& key, const YAML::Node& node, const std::string& path, int line, int depth) const {
+  void add(Value& parent, const std::string& key, const YAML::Node& node, const std::string& path, int line, int depth) {
     Value& child = parent.add(key);
     child = read(node, dotted(path, key), line, depth + 1);
     child.key = key;
   }
 
-  void read_map(const YAML::Node& node, const std::string& path, int depth, Value& value) const {
+  void read_map(const YAML::Node& node, const std::string& path, int depth, Value& value) {
     value.type = Value::kMap;
     for (const auto& entry : node) {
       const int line = entry.first.Mark().line;
@@ -58,7 +64,33 @@ class Reader {
   }
 
   std::string file_;
+  int64_t values_ = 0;
 };
+
+// Notes where the documents of a text begin.
+class DocumentStarts : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark& mark) override { lines.push_back(mark.line); }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+
+  std::vector<int> lines;
+};
+
+// The line of a second document, or of what is behind the first and is none. (YAML::LoadAll takes a stray "," for documents without end.)
+std::optional<int> second_document(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  DocumentStarts starts;
+  while (starts.lines.size() < 2 && parser.HandleNextDocument(starts)) continue;
+  return starts.lines.size() < 2 ? std::nullopt : std::optional(starts.lines[1]);
+}
 
 bool is_scalar(const Value& value) { return value.type == Value::kScalar || value.type == Value::kNull; }
 
@@ -115,11 +147,10 @@ Value& Value::add(const std::string& child_key) {
 }
 
 Value parse_yaml(const std::string& text, const std::string& file, const std::string& path) {
-  const Reader reader(file);
+  Reader reader(file);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) throw ConfigError(reader.where(documents[1].Mark().line), path, "expected one YAML document, given several");
-    return reader.read(documents.empty() ? YAML::Node() : documents[0], path, 0);
+    if (const auto line = second_document(text)) throw ConfigError(reader.where(*line), path, "expected one YAML document, given several");
+    return reader.read(YAML::Load(text), path, 0);
   } catch (const YAML::Exception& e) {
     throw ConfigError(reader.where(e.mark.line), path, e.msg);
   }
