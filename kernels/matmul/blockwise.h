@@ -179,7 +179,7 @@ void multiply_blockwise(const MatMul& product, const Problem& p) {
   const Operand<T> a{product.a.data<T>(), p.a_stride, p.transpose_a}, b{product.b.data<T>(), p.b_stride, p.transpose_b};
   if (p.out == DType::kFloat32)
     BlockwiseProduct<K, T, float>(p, a, b, product.c.data<float>()).run();
-  else
+  else if constexpr (std::is_same_v<T, bfloat16>)
     BlockwiseProduct<K, T, bfloat16>(p, a, b, product.c.data<bfloat16>()).run();
 }
 
