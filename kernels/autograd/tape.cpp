@@ -69,6 +69,16 @@ Tensor Backprop::room(int input, const Tensor& like) const {
   return reserved ? reserved : empty_like(like);
 }
 
+Tensor Backprop::take(int input) {
+  const Var& from = tape_.nodes_[node_].inputs[input];
+  if (from.node_ < 0) return {};
+  Tape::Node& node = tape_.nodes_[from.node_];
+  Tensor& sum = node.grads[from.output_];
+  if (!sum || node.placed[from.output_] || !sum.contiguous()) return {};
+  Tensor taken = std::exchange(sum, {});
+  return taken.storage().use_count() > 1 ? taken.contiguous_copy() : taken;
+}
+
 void Backprop::later(std::function<void(Backprop&)> weight_part) {
   if (!tape_.deferring_) return weight_part(*this);
   deferred_ = true;

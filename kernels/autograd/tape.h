@@ -69,7 +69,9 @@ class Backprop {
   Tensor room(int input, const Tensor& like) const;
   Tensor place(int input) const;                                                   // the same, but empty where there is no such place
   Tensor& sum_into(const Var& parameter) const { return parameter.leaf()->grad; }  // the op does +=
-  void later(std::function<void(Backprop&)> weight_part);                          // runs now, or at Tape::run_deferred(); must not give()
+  // What other uses have given the input so far, dense, for a rule that adds to it while it computes and gives the sum; empty: nothing.
+  Tensor take(int input);
+  void later(std::function<void(Backprop&)> weight_part);  // runs now, or at Tape::run_deferred(); must not give()
 
  private:
   friend class Tape;

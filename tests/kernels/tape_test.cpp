@@ -126,6 +126,25 @@ TEST(Tape, OnlyTheFirstUseOfAPartComputesInItsPlace) {
   });
 }
 
+// y = 3x, which adds to what x has been given.
+Var thrice(const Var& x) {
+  Tensor y = x.data().contiguous_copy();
+  for (int i = 0; i < 2; ++i) y.add(x.data());
+  return record("thrice", {x}, y, [](Backprop& b) {
+    const Tensor sum = b.take(0), dx = sum ? sum : zeros_like(b.dy(0));
+    for (int i = 0; i < 3; ++i) dx.add(b.dy(0));
+    b.give(0, dx);
+  });
+}
+
+TEST(Tape, LetsARuleAddToWhatItsInputWasGiven) {
+  testing::expect_gradients({{"x", random_tensor({2, 5}, 1)}, {"w", random_tensor({2, 5}, 2), testing::Argument::kParameter}},
+                            [](const Vars& in) {
+                              const Var y = scale_by(in[0], in[1]), part = split_last(y, {2, 3})[1];
+                              return Vars{plus(plus(thrice(y), thrice(y)), y), plus(thrice(part), part), y};
+                            });
+}
+
 TEST(Tape, HooksRunAroundForwardAndBackward) {
   for (const Recompute policy : {Recompute::kNone, Recompute::kFull}) {
     std::string story;
