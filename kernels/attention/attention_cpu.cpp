@@ -1,7 +1,6 @@
-// Every pass holds one tile fixed and streams the other side past it: forward and dq hold queries, dk and dv hold keys. A tile of scores is
-// (fixed rows) x (streamed columns), and what is computed from it is the left operand of the products that follow, so that none is ever
-// transposed. The fixed side is packed by the task that holds it; the streamed side once a launch, in tiles of the tensor's own tokens:
-// what of a tile a run does not hold is hidden in the scores.
+// Both passes hold one tile fixed and stream the other side past it: forward holds queries, backward keys. A tile of scores is
+// (fixed rows) x (streamed columns). The fixed side is packed by the task that holds it; the streamed side once a launch, in tiles of the
+// tensor's own tokens: what of a tile a run does not hold is hidden in the scores.
 #include <cmath>
 #include <numeric>
 
@@ -173,6 +172,9 @@ void row_dots(int64_t rows, int64_t width, const T* x, int64_t x_stride, const T
   }
 }
 
+// Holds keys. The gradients of queries are summed on the way, since scores that are at hand need not be computed again for them: the keys
+// that a query sees are all of one group, and a group's keys are gone through in order. Where there are too few groups and heads to keep
+// threads busy, groups are cut into segments, each of which has sums of its own.
 template <class T, class P>
 class BackwardPass : Pass<T, P> {
   using Base = Pass<T, P>;
@@ -183,136 +185,141 @@ class BackwardPass : Pass<T, P> {
  public:
   explicit BackwardPass(const AttentionBackward& args)
       : Base(args),
+        args_(args),
         dy_(args.dy),
+        y_(args.y),
         lse_(args.lse.data<W>()),
         delta_tensor_(empty_like(args.lse)),
         delta_(delta_tensor_.data<W>()),
-        fixed_room_(P::left_size(kTile, width_)),
-        second_fixed_room_(P::left_size(kTile, width_)),
+        groups_(key_groups(spans_, visibility_, args.k.dim(0), args.k.dim(1))),
+        segments_(std::max<int64_t>(1, kTasks / std::max<int64_t>(1, static_cast<int64_t>(groups_.size()) * kv_heads_))),
+        tiles_(tiles_of_queries(spans_, args.q.dim(0), args.q.dim(1))),
+        q_columns_(Base::tiles_as_columns(tiles_, heads_)),
+        q_rows_(Base::tiles_as_rows(tiles_, heads_)),
+        dy_columns_(Base::tiles_as_columns(tiles_, heads_)),
+        dy_rows_(Base::tiles_as_rows(tiles_, heads_)),
+        dq_size_(tiles_.count() * heads_ * kTile * width_),
+        dq_sums_(Tensor::empty({args.dq ? segments_ * dq_size_ : 0}, dtype_of<W>())),
+        k_room_(P::left_size(kTile, width_)),
+        k_rows_room_(P::right_size(kTile, width_)),
+        v_room_(P::left_size(kTile, width_)),
         factor_room_(P::left_size(kTile, kTile)),
         scores_(kTile * kTile),
         slopes_(kTile * kTile),
-        sums_(kTile * width_),
-        second_sums_(kTile * width_) {
-    find_delta(HeadsView<const T>(args.y));
-  }
+        dk_sums_(kTile * width_),
+        dv_sums_(kTile * width_) {}
 
-  void find_query_gradients(const Tensor& k, const Tensor& dq) const {
-    const TokenTiles tiles = tiles_of_keys(spans_, visibility_, k.dim(0), k.dim(1));
-    const KeyOperands keys{tiles, Base::tiles_as_columns(tiles, kv_heads_), Base::tiles_as_columns(tiles, kv_heads_),
-                           Base::tiles_as_rows(tiles, kv_heads_)};
-    const TileReader<T> reader(tiles, width_);
-    reader.for_each(kv_heads_, [&](int64_t tile, int64_t head) {
-      const HeadRows<const T> k_rows = reader.read(k_, tile, head);
-      Base::pack_columns(k_rows, keys.k_columns.at(tile, head));
-      Base::pack_streamed_rows(k_rows, keys.k_rows.at(tile, head));
-      Base::pack_columns(reader.read(v_, tile, head), keys.v_columns.at(tile, head));
+  void run() const {
+    prepare_queries();
+    const auto n = static_cast<int64_t>(groups_.size());
+    parallel_for(segments_ * n * kv_heads_, [&](int64_t i) {
+      const std::vector<KeyTile>& tiles = groups_[static_cast<size_t>(i % n)];
+      const int64_t kv_head = i / n % kv_heads_, segment = i / n / kv_heads_, count = static_cast<int64_t>(tiles.size());
+      for (int64_t t = segment * count / segments_; t < (segment + 1) * count / segments_; ++t)
+        key_gradients(tiles[static_cast<size_t>(t)], kv_head, segment);
     });
-    const HeadsView<T> dq_view(dq);
-    Base::for_each_query_tile([&](const QueryTile& queries, int64_t head) { query_gradient(queries, head, keys, dq_view); });
-  }
-
-  void find_key_gradients(const Tensor& q, const Tensor& dk, const Tensor& dv) const {
-    const TokenTiles tiles = tiles_of_queries(spans_, q.dim(0), q.dim(1));
-    const QueryOperands queries{tiles, Base::tiles_as_columns(tiles, heads_), Base::tiles_as_rows(tiles, heads_),
-                                Base::tiles_as_columns(tiles, heads_), Base::tiles_as_rows(tiles, heads_)};
-    const TileReader<T> reader(tiles, width_);
-    reader.for_each(heads_, [&](int64_t tile, int64_t head) {
-      const HeadRows<const T> q_rows = reader.read(q_, tile, head);
-      Base::pack_columns(q_rows, queries.q_columns.at(tile, head));
-      Base::pack_streamed_rows(q_rows, queries.q_rows.at(tile, head));
-      const HeadRows<const T> dy_rows = reader.read(dy_, tile, head);
-      Base::pack_columns(dy_rows, queries.dy_columns.at(tile, head));
-      Base::pack_streamed_rows(dy_rows, queries.dy_rows.at(tile, head));
-    });
-    const HeadsView<T> dk_view(dk), dv_view(dv);
-    const auto key_tiles = ropewalk::key_tiles(spans_, visibility_, dk.dim(0), dk.dim(1));
-    const auto n = static_cast<int64_t>(key_tiles.size());
-    parallel_for(n * kv_heads_, [&](int64_t i) { key_gradients(key_tiles[static_cast<size_t>(i % n)], i / n, queries, dk_view, dv_view); });
+    if (args_.dq) store_query_gradients();
   }
 
  private:
-  // What streams past fixed queries, and past fixed keys.
-  struct KeyOperands {
-    const TokenTiles& tiles;
-    PackedTiles<P> k_columns, v_columns, k_rows;
-  };
-  struct QueryOperands {
-    const TokenTiles& tiles;
-    PackedTiles<P> q_columns, q_rows, dy_columns, dy_rows;
-  };
+  static constexpr int64_t kTasks = 32;  // as many at least, if there are tiles enough
 
-  // delta = <dy, y> = sum over keys of p * dp: what the softmax's normalisation takes off every slope.
-  void find_delta(const HeadsView<const T>& y) const {
-    Base::for_each_query_tile([&](const QueryTile& queries, int64_t head) {
-      const HeadRows<const T> dy_rows = dy_.rows(queries.tokens, head), y_rows = y.rows(queries.tokens, head);
-      vectorized<row_dots<T, W>>(dy_rows.tokens, width_, dy_rows.data, dy_rows.stride, y_rows.data, y_rows.stride,
-                                 delta_ + Base::statistic_at(queries.tokens, head));
+  void prepare_queries() const {
+    const TileReader<T> reader(tiles_, width_);
+    reader.for_each(heads_, [&](int64_t tile, int64_t head) {
+      const HeadRows<const T> q_rows = reader.read(q_, tile, head);
+      Base::pack_columns(q_rows, q_columns_.at(tile, head));
+      Base::pack_streamed_rows(q_rows, q_rows_.at(tile, head));
+      const HeadRows<const T> dy_rows = reader.read(dy_, tile, head);
+      Base::pack_columns(dy_rows, dy_columns_.at(tile, head));
+      Base::pack_streamed_rows(dy_rows, dy_rows_.at(tile, head));
+      find_delta(tile, head, dy_rows);
+      for (int64_t segment = 0; args_.dq && segment < segments_; ++segment) std::fill_n(dq_sums(segment, tile, head), kTile * width_, W(0));
     });
   }
 
-  void query_gradient(const QueryTile& queries, int64_t head, const KeyOperands& keys, const HeadsView<T>& dq_view) const {
-    const int64_t rows = queries.tokens.length, kv_head = head / group_, statistics = Base::statistic_at(queries.tokens, head);
-    [[maybe_unused]] const typename P::Session session;
-    Element *const q = fixed_room_.mine(), *const dy = second_fixed_room_.mine(), *const factor = factor_room_.mine();
-    W *const scores = scores_.mine(), *const slopes = slopes_.mine(), *const dq = sums_.mine();
-    std::fill_n(dq, rows * width_, W(0));
-    Base::pack_rows(q_.rows(queries.tokens, head), q);
-    Base::pack_rows(dy_.rows(queries.tokens, head), dy);
-    Base::for_each_visible_tile(queries, keys.tiles, [&](int64_t tile, int64_t columns, const Band& band) {
-      Base::score(rows, columns, q, keys.k_columns.at(tile, kv_head), scores);
-      Base::score(rows, columns, dy, keys.v_columns.at(tile, kv_head), slopes);
-      vectorized<score_tile::slopes_of_queries<W>>(rows, scale_, lse_ + statistics, delta_ + statistics, scores, slopes);
-      score_tile::fill_outside(rows, band, W(0), slopes);
-      Base::add_product(rows, columns, slopes, keys.k_rows.at(tile, kv_head), factor, dq);
-    });
-    store_scaled(dq, scale_, dq_view.rows(queries.tokens, head));
+  // delta = <dy, y> = sum over keys of p * dp: what the softmax's normalisation takes off every slope.
+  void find_delta(int64_t tile, int64_t head, const HeadRows<const T>& dy) const {
+    const TokenRange tokens = tiles_.tokens_of(tile);
+    const HeadRows<const T> y = y_.rows(tokens, head);
+    vectorized<row_dots<T, W>>(y.tokens, width_, dy.data, dy.stride, y.data, y.stride, delta_ + Base::statistic_at(tokens, head));
   }
 
   // Also where nobody reads the tile: then the gradients are 0.
-  void key_gradients(const KeyTile& tile, int64_t kv_head, const QueryOperands& queries, const HeadsView<T>& dk_view,
-                     const HeadsView<T>& dv_view) const {
+  void key_gradients(const KeyTile& tile, int64_t kv_head, int64_t segment) const {
     [[maybe_unused]] const typename P::Session session;
-    W *const dk = sums_.mine(), *const dv = second_sums_.mine();
+    W *const dk = dk_sums_.mine(), *const dv = dv_sums_.mine();
     std::fill_n(dk, tile.length * width_, W(0));
     std::fill_n(dv, tile.length * width_, W(0));
     for (const KeyUse& use : tile.uses) {
       const int64_t offset = (use.keys.begin - tile.begin) * width_;
-      add_key_gradients(use, kv_head, queries, dk + offset, dv + offset);
+      add_use(use, kv_head, segment, dk + offset, dv + offset);
     }
+    if (!args_.dk) return;
     const TokenRange keys{tile.row, tile.begin, tile.length, 0};
-    store_scaled(dk, scale_, dk_view.rows(keys, kv_head));
-    store_scaled(dv, W(1), dv_view.rows(keys, kv_head));
+    store_scaled(dk, scale_, HeadsView<T>(args_.dk).rows(keys, kv_head));
+    store_scaled(dv, W(1), HeadsView<T>(args_.dv).rows(keys, kv_head));
   }
 
-  void add_key_gradients(const KeyUse& use, int64_t kv_head, const QueryOperands& queries, W* dk, W* dv) const {
-    Element *const k = fixed_room_.mine(), *const v = second_fixed_room_.mine();
-    Base::pack_rows(k_.rows(use.keys, kv_head), k);
-    Base::pack_rows(v_.rows(use.keys, kv_head), v);
+  void add_use(const KeyUse& use, int64_t kv_head, int64_t segment, W* dk, W* dv) const {
+    const HeadRows<const T> k_rows = k_.rows(use.keys, kv_head);
+    Base::pack_rows(k_rows, k_room_.mine());
+    Base::pack_streamed_rows(k_rows, k_rows_room_.mine());
+    Base::pack_rows(v_.rows(use.keys, kv_head), v_room_.mine());
     for (int64_t head = kv_head * group_; head < (kv_head + 1) * group_; ++head)
-      queries.tiles.for_each(visibility_.queries_of(use.keys, TokenRange::of(*use.run)),
-                             [&](int64_t tile, const TokenRange& seen_by, int64_t at) {
-                               const Band band = visibility_.band_of_keys(use.keys, seen_by, at);
-                               add_tile(use.keys.length, band, k, v, queries, tile, head, dk, dv);
-                             });
+      tiles_.for_each(visibility_.queries_of(use.keys, TokenRange::of(*use.run)), [&](int64_t tile, const TokenRange& seen_by, int64_t at) {
+        find_slopes(use.keys.length, visibility_.band_of_keys(use.keys, seen_by, at), tile, head);
+        add_tile(use.keys.length, tile, head, dk, dv, args_.dq ? dq_sums(segment, tile, head) : nullptr);
+      });
   }
 
-  void add_tile(int64_t rows, const Band& band, const Element* k, const Element* v, const QueryOperands& queries, int64_t tile,
-                int64_t head, W* dk, W* dv) const {
-    const TokenRange tokens = queries.tiles.tokens_of(tile);
+  // The scores and slopes of the keys held, [keys, queries of the tile].
+  void find_slopes(int64_t rows, const Band& band, int64_t tile, int64_t head) const {
+    const TokenRange tokens = tiles_.tokens_of(tile);
     const int64_t columns = tokens.length, statistics = Base::statistic_at(tokens, head);
-    Element* const factor = factor_room_.mine();
     W *const scores = scores_.mine(), *const slopes = slopes_.mine();
     W lse[kTile] = {}, delta[kTile] = {};  // copies, because the tensors' rows may end inside a vector
     std::copy_n(lse_ + statistics, columns, lse);
     std::copy_n(delta_ + statistics, columns, delta);
-    Base::score(rows, columns, k, queries.q_columns.at(tile, head), scores);
-    Base::score(rows, columns, v, queries.dy_columns.at(tile, head), slopes);
+    P::multiply(rows, columns, width_, k_room_.mine(), q_columns_.at(tile, head), scores, kTile);
+    P::multiply(rows, columns, width_, v_room_.mine(), dy_columns_.at(tile, head), slopes, kTile);
     vectorized<score_tile::slopes_of_keys<W>>(rows, scale_, lse, delta, scores, slopes);
     score_tile::fill_outside(rows, band, W(0), scores);
     score_tile::fill_outside(rows, band, W(0), slopes);
-    Base::add_product(rows, columns, scores, queries.dy_rows.at(tile, head), factor, dv);
-    Base::add_product(rows, columns, slopes, queries.q_rows.at(tile, head), factor, dk);
+  }
+
+  void add_tile(int64_t rows, int64_t tile, int64_t head, W* dk, W* dv, W* dq) const {
+    const int64_t columns = tiles_.tokens_of(tile).length;
+    Element* const factor = factor_room_.mine();
+    const W *const scores = scores_.mine(), *const slopes = slopes_.mine();
+    if (args_.dk) {
+      P::left(rows, columns, scores, kTile, factor);
+      P::add(rows, width_, columns, factor, dy_rows_.at(tile, head), dv, width_);
+      P::left(rows, columns, slopes, kTile, factor);
+      P::add(rows, width_, columns, factor, q_rows_.at(tile, head), dk, width_);
+    }
+    if (dq) {
+      P::left_transposed(columns, rows, slopes, kTile, factor);
+      P::add(columns, width_, rows, factor, k_rows_room_.mine(), dq, width_);
+    }
+  }
+
+  W* dq_sums(int64_t segment, int64_t tile, int64_t head) const {
+    return dq_sums_.data<W>() + segment * dq_size_ + (head * tiles_.count() + tile) * kTile * width_;
+  }
+
+  void store_query_gradients() const {
+    const HeadsView<T> dq(args_.dq);
+    Base::for_each_query_tile([&](const QueryTile& queries, int64_t head) {
+      tiles_.for_each(queries.tokens, [&](int64_t tile, const TokenRange& tokens, int64_t at) {
+        W* const sums = dq_sums(0, tile, head) + at * width_;
+        for (int64_t segment = 1; segment < segments_; ++segment) {
+          const W* const more = dq_sums(segment, tile, head) + at * width_;
+          for (int64_t i = 0; i < tokens.length * width_; ++i) sums[i] += more[i];
+        }
+        store_scaled(sums, scale_, dq.rows(tokens, head));
+      });
+    });
   }
 
   void store_scaled(const W* from, W scale, const HeadRows<T>& to) const {
@@ -321,12 +328,19 @@ class BackwardPass : Pass<T, P> {
     vectorized<store_rows<T, W>>(to.tokens, width_, factors, from, to.data, to.stride);
   }
 
-  HeadsView<const T> dy_;
+  const AttentionBackward& args_;
+  HeadsView<const T> dy_, y_;
   const W* lse_;
   Tensor delta_tensor_;
   W* delta_;
-  ThreadScratch<Element> fixed_room_, second_fixed_room_, factor_room_;
-  ThreadScratch<W> scores_, slopes_, sums_, second_sums_;
+  std::vector<std::vector<KeyTile>> groups_;
+  int64_t segments_;
+  TokenTiles tiles_;
+  PackedTiles<P> q_columns_, q_rows_, dy_columns_, dy_rows_;
+  int64_t dq_size_;
+  Tensor dq_sums_;
+  ThreadScratch<Element> k_room_, k_rows_room_, v_room_, factor_room_;
+  ThreadScratch<W> scores_, slopes_, dk_sums_, dv_sums_;
 };
 
 }  // namespace
@@ -339,13 +353,8 @@ void launch(Cpu, const AttentionForward& args) {
 }
 
 void launch(Cpu, const AttentionBackward& args) {
-  dispatch_float(args.q.dtype(), [&]<class T>(std::type_identity<T>) {
-    with_panels<T>(false, [&]<class P>(P) {
-      const BackwardPass<T, P> pass(args);
-      if (args.dq) pass.find_query_gradients(args.k, args.dq);
-      if (args.dk) pass.find_key_gradients(args.q, args.dk, args.dv);
-    });
-  });
+  dispatch_float(args.q.dtype(),
+                 [&]<class T>(std::type_identity<T>) { with_panels<T>(false, [&]<class P>(P) { BackwardPass<T, P>(args).run(); }); });
 }
 
 }  // namespace ropewalk

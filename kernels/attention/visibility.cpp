@@ -1,5 +1,8 @@
 #include "kernels/attention/visibility.h"
 
+#include <map>
+#include <numeric>
+
 namespace ropewalk {
 namespace {
 
@@ -8,6 +11,35 @@ template <class Body>
 void for_each_visible_run(const Spans& spans, const Visibility& visibility, const Body& body) {
   for (const QueryRun& run : spans)
     for (const KeyRun& keys : run.keys) body(run, visibility.keys_of(TokenRange::of(run), TokenRange::of(keys)));
+}
+
+std::vector<KeyTile> key_tiles(const Spans& spans, const Visibility& visibility, int64_t rows, int64_t tokens) {
+  const TokenTiles cut(rows, tokens);
+  std::vector<KeyTile> tiles;
+  for (int64_t tile = 0; tile < cut.count(); ++tile) {
+    const TokenRange all = cut.tokens_of(tile);
+    tiles.push_back({all.row, all.begin, all.length, {}});
+  }
+  for_each_visible_run(spans, visibility, [&](const QueryRun& run, const TokenRange& keys) {
+    cut.for_each(keys, [&](int64_t tile, const TokenRange& piece, int64_t) {
+      tiles[static_cast<size_t>(tile)].uses.push_back({&run, piece});
+    });
+  });
+  return tiles;
+}
+
+// Of each row of keys the first row that it shares a row of queries with, directly or through others.
+std::vector<int64_t> first_of_group(const Spans& spans, int64_t rows) {
+  std::vector<int64_t> first(static_cast<size_t>(rows));
+  std::iota(first.begin(), first.end(), int64_t{0});
+  std::map<int64_t, int64_t> read_by;  // a row of keys for each row of queries
+  for (const QueryRun& run : spans)
+    for (const KeyRun& keys : run.keys) {
+      const int64_t mine = first[static_cast<size_t>(keys.row)];
+      const int64_t other = first[static_cast<size_t>(read_by.try_emplace(run.row, keys.row).first->second)];
+      if (mine != other) std::ranges::replace(first, std::max(mine, other), std::min(mine, other));
+    }
+  return first;
 }
 
 }  // namespace
@@ -58,19 +90,13 @@ std::vector<QueryTile> query_tiles(const Spans& spans) {
   return tiles;
 }
 
-std::vector<KeyTile> key_tiles(const Spans& spans, const Visibility& visibility, int64_t rows, int64_t tokens) {
-  const TokenTiles cut(rows, tokens);
-  std::vector<KeyTile> tiles;
-  for (int64_t tile = 0; tile < cut.count(); ++tile) {
-    const TokenRange all = cut.tokens_of(tile);
-    tiles.push_back({all.row, all.begin, all.length, {}});
-  }
-  for_each_visible_run(spans, visibility, [&](const QueryRun& run, const TokenRange& keys) {
-    cut.for_each(keys, [&](int64_t tile, const TokenRange& piece, int64_t) {
-      tiles[static_cast<size_t>(tile)].uses.push_back({&run, piece});
-    });
-  });
-  return tiles;
+std::vector<std::vector<KeyTile>> key_groups(const Spans& spans, const Visibility& visibility, int64_t rows, int64_t tokens) {
+  const std::vector<int64_t> first = first_of_group(spans, rows);
+  std::vector<std::vector<KeyTile>> groups(static_cast<size_t>(rows));
+  for (KeyTile& tile : key_tiles(spans, visibility, rows, tokens))
+    groups[static_cast<size_t>(first[static_cast<size_t>(tile.row)])].push_back(std::move(tile));
+  std::erase_if(groups, [](const std::vector<KeyTile>& group) { return group.empty(); });
+  return groups;
 }
 
 }  // namespace ropewalk

@@ -105,12 +105,13 @@ struct KeyUse {
   const QueryRun* run;
   TokenRange keys;
 };
-// A tile of the key tensor with everyone who reads it, in the order of the spans. All tiles of the tensor are listed, used or not: who owns
-// a tile writes its gradient.
+// A tile of the key tensor with everyone who reads it, in the order of the spans.
 struct KeyTile {
   int64_t row, begin, length;
   std::vector<KeyUse> uses;
 };
-std::vector<KeyTile> key_tiles(const Spans& spans, const Visibility& visibility, int64_t rows, int64_t tokens);
+// All tiles of the key tensor, used or not: who owns a tile writes its gradient. No query reads tiles of two groups; a group is a row of
+// keys, or the rows that some row of queries reads together.
+std::vector<std::vector<KeyTile>> key_groups(const Spans& spans, const Visibility& visibility, int64_t rows, int64_t tokens);
 
 }  // namespace ropewalk
