@@ -18,23 +18,41 @@ struct alignas(64) Block {
 
 ROPEWALK_AMX inline __mmask32 first(int64_t n) { return n >= 32 ? ~__mmask32{0} : (__mmask32{1} << n) - 1; }
 
-ROPEWALK_AMX inline __m512i row_of(const bfloat16* x, __mmask32 columns) { return _mm512_maskz_loadu_epi16(columns, x); }
-
 ROPEWALK_AMX inline __m512i round_pair(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
+// What is left of x once it is rounded to bf16: exact.
+ROPEWALK_AMX inline __m512 rest(__m512 x) {
+  const __m512i rounded = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
+  return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(rounded, 16)));
+}
+
+// Plane kPlane of up to 32 elements.
+template <int kPlane>
+ROPEWALK_AMX inline __m512i row_of(const bfloat16* x, __mmask32 columns) {
+  static_assert(kPlane == 0);
+  return _mm512_maskz_loadu_epi16(columns, x);
+}
+
+template <int kPlane>
 ROPEWALK_AMX inline __m512i row_of(const float* x, __mmask32 columns) {
-  const auto low = static_cast<__mmask16>(columns), high = static_cast<__mmask16>(columns >> 16);
-  return round_pair(_mm512_maskz_loadu_ps(low, x), _mm512_maskz_loadu_ps(high, x + 16));
+  __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(columns), x);
+  __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(columns >> 16), x + 16);
+  for (int plane = 0; plane < kPlane; ++plane) {
+    low = rest(low);
+    high = rest(high);
+  }
+  return round_pair(low, high);
 }
 
 // Up to 32 rows of x, side by side in blocks of 32 columns, `step` rows of 64 bytes from one block to the next; zeros fill the last rows
 // and columns. Memory is read along its rows, which is all that its prefetchers understand.
-template <class T>
+template <int kPlane, class T>
 ROPEWALK_AMX inline void copy_rows(int64_t rows, int64_t columns, const T* x, int64_t stride, void* to, int64_t step) {
   auto* const row = static_cast<__m512i*>(to);
   for (int64_t i = 0; i < kPanel; ++i) {
     for (int64_t j = 0, block = 0; j < columns; j += 32, ++block)
-      _mm512_storeu_si512(row + block * step + i, i < rows ? row_of(x + i * stride + j, first(columns - j)) : _mm512_setzero_si512());
+      _mm512_storeu_si512(row + block * step + i,
+                          i < rows ? row_of<kPlane>(x + i * stride + j, first(columns - j)) : _mm512_setzero_si512());
   }
 }
 
@@ -102,20 +120,36 @@ ROPEWALK_AMX inline void transpose_pairs(const Block& block, bfloat16* to) {
   }
 }
 
-// Strips of 32 rows of x are copied to L1 and laid out block by block as steps. kRowsAreTerms: the rows of x are terms, and a strip's
-// blocks are the same step of neighbouring panels; else they are the steps of one panel.
-template <bool kRowsAreTerms, auto kLayOut, class T>
+struct Strip {
+  Block blocks[16];  // 32 KiB
+  static constexpr int64_t kColumns = 16 * 32;
+};
+
+// One plane of up to 32 rows of x: copied to L1, then laid out block by block, a block `step` elements behind the other.
+template <int kPlane, auto kLayOut, class T>
+ROPEWALK_AMX inline void pack_strip(int64_t rows, int64_t columns, const T* x, int64_t stride, Strip& strip, bfloat16* to, int64_t step) {
+  copy_rows<kPlane>(rows, columns, x, stride, strip.blocks, 32);
+  for (int64_t block = 0; block * 32 < columns; ++block) kLayOut(strip.blocks[block], to + block * step);
+}
+
+// kRowsAreTerms: the rows of x are terms, and the blocks of a strip are the same step of neighbouring panels; else they are the steps of
+// one panel.
+template <int kPlanes, bool kRowsAreTerms, auto kLayOut, class T>
 ROPEWALK_AMX inline void pack(int64_t extent, int64_t k, const T* x, int64_t stride, bfloat16* to) {
-  constexpr int64_t kStrip = 16 * 32;  // 32 KiB
+  const int64_t step = kPlanes * kStep, panel = steps(k) * step, along_rows = kRowsAreTerms ? step : panel,
+                along_columns = kRowsAreTerms ? panel : step;
   const int64_t rows = kRowsAreTerms ? k : extent, columns = kRowsAreTerms ? extent : k;
-  const int64_t along_rows = kRowsAreTerms ? kStep : steps(k) * kStep, along_columns = kRowsAreTerms ? steps(k) * kStep : kStep;
-  Block strip[kStrip / 32];
+  Strip strip;
   for (int64_t i = 0; i < rows; i += 32) {
-    for (int64_t j = 0; j < columns; j += kStrip) {
-      const int64_t width = std::min(kStrip, columns - j);
-      copy_rows(std::min<int64_t>(32, rows - i), width, x + i * stride + j, stride, strip, 32);
-      for (int64_t block = 0; block * 32 < width; ++block)
-        kLayOut(strip[block], to + i / 32 * along_rows + (j / 32 + block) * along_columns);
+    for (int64_t j = 0; j < columns; j += Strip::kColumns) {
+      const int64_t height = std::min<int64_t>(32, rows - i), width = std::min(Strip::kColumns, columns - j);
+      const T* const from = x + i * stride + j;
+      bfloat16* const corner = to + i / 32 * along_rows + j / 32 * along_columns;
+      pack_strip<0, kLayOut>(height, width, from, stride, strip, corner, along_columns);
+      if constexpr (kPlanes == kPlanesOfFp32) {
+        pack_strip<1, kLayOut>(height, width, from, stride, strip, corner + kStep, along_columns);
+        pack_strip<2, kLayOut>(height, width, from, stride, strip, corner + 2 * kStep, along_columns);
+      }
     }
   }
 }
@@ -172,31 +206,81 @@ ROPEWALK_AMX inline void store_sums(float* to, int64_t stride) {
   _tile_stored(3, to + 16 * stride + 16, stride * 4);
 }
 
-// The sums += a panel of a times a panel of b. The next step's tiles are loaded between the products of this one. Those of b are loaded
-// past L1 (the hint T1): they pass by once while the panel of a stays there, of which the usual policy would leave nothing.
-ROPEWALK_AMX inline void add_panels(int64_t steps, const bfloat16* a, const bfloat16* b) {
-  if (steps == 0) return;
-  asm volatile("" ::: "memory");
+// A step of a plane is two tiles, of rows 0-15 and 16-31 of a (columns of b). Those of b are loaded past L1 (the hint T1): they pass by
+// once while the panel of a stays there, of which the usual policy would leave nothing.
+ROPEWALK_AMX inline void load_a(const bfloat16* a) {
   _tile_loadd(4, a, 64);
-  _tile_stream_loadd(6, b, 64);
   _tile_loadd(5, a + kStep / 2, 64);
+}
+
+ROPEWALK_AMX inline void load_b(const bfloat16* b) {
+  _tile_stream_loadd(6, b, 64);
   _tile_stream_loadd(7, b + kStep / 2, 64);
-  for (int64_t s = 1; s < steps; ++s) {
-    a += kStep;
-    b += kStep;
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(4, a, 64);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_stream_loadd(6, b, 64);
-    _tile_dpbf16ps(3, 5, 7);
-    _tile_loadd(5, a + kStep / 2, 64);
-    _tile_stream_loadd(7, b + kStep / 2, 64);
-  }
+}
+
+// The sums += a step of a times a step of b. Each loads what comes next as soon as a tile has been read for the last time.
+ROPEWALK_AMX inline void add_step() {
   _tile_dpbf16ps(0, 4, 6);
   _tile_dpbf16ps(1, 4, 7);
   _tile_dpbf16ps(2, 5, 6);
   _tile_dpbf16ps(3, 5, 7);
+}
+
+ROPEWALK_AMX inline void add_step_then_load(const bfloat16* a, const bfloat16* b) {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_loadd(4, a, 64);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_stream_loadd(6, b, 64);
+  _tile_dpbf16ps(3, 5, 7);
+  _tile_loadd(5, a + kStep / 2, 64);
+  _tile_stream_loadd(7, b + kStep / 2, 64);
+}
+
+ROPEWALK_AMX inline void add_step_then_load_a(const bfloat16* a) {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_loadd(4, a, 64);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+  _tile_loadd(5, a + kStep / 2, 64);
+}
+
+ROPEWALK_AMX inline void add_step_then_load_b(const bfloat16* b) {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_stream_loadd(6, b, 64);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(3, 5, 7);
+  _tile_stream_loadd(7, b + kStep / 2, 64);
+}
+
+// The products of a step's planes but for the last, which is 0 x 2 of three. From one to the next one operand stays.
+template <int kPlanes>
+ROPEWALK_AMX inline void add_first_planes(const bfloat16* a, const bfloat16* b) {
+  if constexpr (kPlanes == kPlanesOfFp32) {  // first 2 x 0
+    add_step_then_load_a(a + kStep);
+    add_step_then_load_b(b + kStep);      // 1 x 0
+    add_step_then_load_a(a);              // 1 x 1
+    add_step_then_load_b(b);              // 0 x 1
+    add_step_then_load_b(b + 2 * kStep);  // 0 x 0
+  }
+}
+
+// The sums += a panel of a times a panel of b.
+template <int kPlanes>
+ROPEWALK_AMX inline void add_panels(int64_t steps, const bfloat16* a, const bfloat16* b) {
+  constexpr int64_t kWholeStep = kPlanes * kStep, kFirst = (kPlanes - 1) * kStep;
+  if (steps == 0) return;
+  asm volatile("" ::: "memory");
+  load_a(a + kFirst);
+  load_b(b);
+  for (int64_t s = 1; s < steps; ++s, a += kWholeStep, b += kWholeStep) {
+    add_first_planes<kPlanes>(a, b);
+    add_step_then_load(a + kWholeStep + kFirst, b + kWholeStep);
+  }
+  add_first_planes<kPlanes>(a, b);
+  add_step();
 }
 
 // The corner [rows, columns] of a block, from and to memory.
@@ -229,7 +313,7 @@ ROPEWALK_AMX inline void prefetch_corner(int64_t rows, const C* c, int64_t strid
 }
 
 // The block of c whose corner is (i, j); the panels of a and b are its own.
-template <class C>
+template <int kPlanes, class C>
 ROPEWALK_AMX inline void multiply_block(const Product& p, int64_t i, int64_t j, const bfloat16* a, const bfloat16* b, C* c,
                                         int64_t stride) {
   const int64_t rows = std::min(kPanel, p.m - i), columns = std::min(kPanel, p.n - j);
@@ -245,7 +329,7 @@ ROPEWALK_AMX inline void multiply_block(const Product& p, int64_t i, int64_t j, 
     load_sums(sums.x[0], kPanel);
   }
   if constexpr (std::is_same_v<C, bfloat16>) prefetch_corner(rows, c + i * stride + j, stride);
-  add_panels(steps(p.k), a, b);
+  add_panels<kPlanes>(steps(p.k), a, b);
   if constexpr (std::is_same_v<C, float>)
     if (whole) return store_sums(c + i * stride + j, stride);
   store_sums(sums.x[0], kPanel);
@@ -254,47 +338,58 @@ ROPEWALK_AMX inline void multiply_block(const Product& p, int64_t i, int64_t j, 
 
 }  // namespace
 
-template <class T>
+template <int kPlanes, class T>
 ROPEWALK_AMX void pack_a(int64_t m, int64_t k, const T* x, int64_t stride, bfloat16* to) {
-  for (int64_t i = 0; i < m; i += kPanel, to += steps(k) * kStep) copy_rows(std::min(kPanel, m - i), k, x + i * stride, stride, to, kPanel);
+  for (int64_t i = 0; i < m; i += kPanel, to += steps(k) * kPlanes * kStep) {
+    const int64_t rows = std::min(kPanel, m - i), step = kPlanes * kPanel;
+    const T* const from = x + i * stride;
+    copy_rows<0>(rows, k, from, stride, to, step);
+    if constexpr (kPlanes == kPlanesOfFp32) {
+      copy_rows<1>(rows, k, from, stride, to + kStep, step);
+      copy_rows<2>(rows, k, from, stride, to + 2 * kStep, step);
+    }
+  }
 }
 
-template <class T>
+template <int kPlanes, class T>
 ROPEWALK_AMX void pack_a_transposed(int64_t m, int64_t k, const T* x, int64_t stride, bfloat16* to) {
-  pack<true, transpose>(m, k, x, stride, to);
+  pack<kPlanes, true, transpose>(m, k, x, stride, to);
 }
 
-template <class T>
+template <int kPlanes, class T>
 ROPEWALK_AMX void pack_b(int64_t k, int64_t n, const T* x, int64_t stride, bfloat16* to) {
-  pack<true, interleave>(n, k, x, stride, to);
+  pack<kPlanes, true, interleave>(n, k, x, stride, to);
 }
 
-template <class T>
+template <int kPlanes, class T>
 ROPEWALK_AMX void pack_b_transposed(int64_t k, int64_t n, const T* x, int64_t stride, bfloat16* to) {
-  pack<false, transpose_pairs>(n, k, x, stride, to);
+  pack<kPlanes, false, transpose_pairs>(n, k, x, stride, to);
 }
 
-template void pack_a(int64_t, int64_t, const bfloat16*, int64_t, bfloat16*);
-template void pack_a(int64_t, int64_t, const float*, int64_t, bfloat16*);
-template void pack_a_transposed(int64_t, int64_t, const bfloat16*, int64_t, bfloat16*);
-template void pack_a_transposed(int64_t, int64_t, const float*, int64_t, bfloat16*);
-template void pack_b(int64_t, int64_t, const bfloat16*, int64_t, bfloat16*);
-template void pack_b(int64_t, int64_t, const float*, int64_t, bfloat16*);
-template void pack_b_transposed(int64_t, int64_t, const bfloat16*, int64_t, bfloat16*);
-template void pack_b_transposed(int64_t, int64_t, const float*, int64_t, bfloat16*);
+#define ROPEWALK_PACKING(kPlanes, T)                                                        \
+  template void pack_a<kPlanes>(int64_t, int64_t, const T*, int64_t, bfloat16*);            \
+  template void pack_a_transposed<kPlanes>(int64_t, int64_t, const T*, int64_t, bfloat16*); \
+  template void pack_b<kPlanes>(int64_t, int64_t, const T*, int64_t, bfloat16*);            \
+  template void pack_b_transposed<kPlanes>(int64_t, int64_t, const T*, int64_t, bfloat16*)
+
+ROPEWALK_PACKING(kPlanesOfBf16, bfloat16);
+ROPEWALK_PACKING(kPlanesOfBf16, float);
+ROPEWALK_PACKING(kPlanesOfFp32, float);
 
 Tiles::Tiles() { set_up(); }
 
 Tiles::~Tiles() { release(); }
 
-template <class C>
+template <int kPlanes, class C>
 ROPEWALK_AMX void multiply(const Product& p, C* c, int64_t c_stride) {
-  const int64_t panel = steps(p.k) * kStep;
+  const int64_t panel = steps(p.k) * kPlanes * kStep;
   for (int64_t i = 0; i < p.m; i += kPanel)  // columns inside: c is written along its rows, which memory and its pages like best
-    for (int64_t j = 0; j < p.n; j += kPanel) multiply_block(p, i, j, p.a + i / kPanel * panel, p.b + j / kPanel * panel, c, c_stride);
+    for (int64_t j = 0; j < p.n; j += kPanel)
+      multiply_block<kPlanes>(p, i, j, p.a + i / kPanel * panel, p.b + j / kPanel * panel, c, c_stride);
 }
 
-template void multiply(const Product&, float*, int64_t);
-template void multiply(const Product&, bfloat16*, int64_t);
+template void multiply<kPlanesOfBf16>(const Product&, float*, int64_t);
+template void multiply<kPlanesOfBf16>(const Product&, bfloat16*, int64_t);
+template void multiply<kPlanesOfFp32>(const Product&, float*, int64_t);
 
 }  // namespace ropewalk::amx

@@ -1,143 +1,24 @@
-// Every pass holds one tile fixed and streams the other side past it: forward and dq hold queries, dk and dv hold keys. The fixed side
-// is kept transposed, so a tile of scores, (streamed rows) x (fixed columns), is one plain product and its columns lie along the vectors.
-// A tile of queries packs the heads that share a kv head: its rows are (token, head of the group).
+// Both passes hold one tile fixed and stream the other side past it: forward holds queries, backward keys. A tile of scores is
+// (fixed rows) x (streamed columns). The fixed side is packed by the task that holds it; the streamed side once a launch, in tiles of the
+// tensor's own tokens: what of a tile a run does not hold is hidden in the scores.
 #include <cmath>
-#include <cstddef>
-#include <deque>
+#include <numeric>
 
 #include "kernels/attention/attention.h"
+#include "kernels/attention/few_queries.h"
+#include "kernels/attention/heads.h"
 #include "kernels/attention/score_tile.h"
-#include "kernels/matmul/products.h"
-#include "kernels/tensor/parallel_for.h"
+#include "kernels/matmul/panels.h"
 
 namespace ropewalk {
 namespace {
 
-using tile::Matrix;
-
-constexpr int64_t kQueryRows = 64, kKeys = 64;  // a tile of scores is 16 KiB in fp32
-
-// The columns of a tile of scores are padded to whole vectors.
-int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
-
-// Working memory of this thread, on cache lines. A task's n-th piece is the one that the n-th piece of the task before it was.
-class Scratch {
- public:
-  template <class W>
-  W* take(int64_t elements) {
-    struct alignas(64) Line {
-      std::byte bytes[64];
-    };
-    thread_local std::deque<std::vector<Line>> pieces;
-    if (next_ == pieces.size()) pieces.emplace_back();
-    std::vector<Line>& piece = pieces[next_++];
-    const size_t lines = static_cast<size_t>(elements) * sizeof(W) / sizeof(Line) + 1;
-    if (piece.size() < lines) piece.resize(lines);
-    return reinterpret_cast<W*>(piece.data());
-  }
-  template <class W>
-  W* take(int64_t elements, W value) {
-    W* piece = take<W>(elements);
-    std::fill(piece, piece + elements, value);
-    return piece;
-  }
-
- private:
-  size_t next_ = 0;
-};
-
-// The (token, head) rows of a part of [B, S, H, P].
-template <class T>
-struct HeadRows {
-  T* data;
-  int64_t tokens, heads, width, token_stride, head_stride;
-  int64_t count() const { return tokens * heads; }
-  T* at(int64_t token, int64_t head) const { return data + token * token_stride + head * head_stride; }
-};
-
-// A view [B, S, H, P] whose last dim is dense.
-template <class T>
-class HeadsView {
- public:
-  explicit HeadsView(const Tensor& x)
-      : data_(x.data<std::remove_const_t<T>>()), row_(x.stride(0)), token_(x.stride(1)), head_(x.stride(2)), width_(x.dim(3)) {}
-  HeadRows<T> rows(const TokenRange& tokens, int64_t first_head, int64_t heads = 1) const {
-    return {data_ + tokens.row * row_ + tokens.begin * token_ + first_head * head_, tokens.length, heads, width_, token_, head_};
-  }
-
- private:
-  T* data_;
-  int64_t row_, token_, head_, width_;
-};
-
-// to [rows, P] = scale * from.
-template <class T, class W>
-void load(HeadRows<const T> from, W scale, W* to) {
-  for (int64_t t = 0; t < from.tokens; ++t)
-    for (int64_t h = 0; h < from.heads; ++h, to += from.width) {
-      const T* row = from.at(t, h);
-      for (int64_t p = 0; p < from.width; ++p) to[p] = scale * static_cast<W>(row[p]);
-    }
-}
-
-// to = scale * from [rows, P].
-template <class T, class W>
-void store(const W* from, W scale, HeadRows<T> to) {
-  for (int64_t t = 0; t < to.tokens; ++t)
-    for (int64_t h = 0; h < to.heads; ++h, from += to.width) {
-      T* row = to.at(t, h);
-      for (int64_t p = 0; p < to.width; ++p) row[p] = static_cast<T>(scale * from[p]);
-    }
-}
-
-// Returns (scale * from)^T [P, columns], with zeros in the padding.
-template <class T, class W>
-W* load_transposed(HeadRows<const T> from, W scale, int64_t columns, Scratch& scratch) {
-  W* rows = scratch.take<W>(from.count() * from.width);
-  W* transposed = scratch.take<W>(from.width * columns, W(0));
-  vectorized<load<T, W>>(from, scale, rows);
-  tile::transpose(from.count(), from.width, rows, from.width, transposed, columns);
-  return transposed;
-}
-
-// scores [rows, columns] = streamed [rows, P] * fixed [P, columns].
-template <class T, class W>
-void multiply(tile::Products<T>& products, int64_t rows, int64_t columns, int64_t width, const W* streamed, const W* fixed, W* scores) {
-  products.multiply(rows, columns, width, {streamed, width}, fixed, columns, scores, columns);
-}
-
-// sums [columns, P] += factors^T * rows, where factors are the first columns of [n, stride], and rows [n, P].
-template <class T, class W>
-void add_transposed(tile::Products<T>& products, int64_t n, int64_t columns, int64_t stride, int64_t width, const W* factors, const W* rows,
-                    W* sums) {
-  products.add(columns, width, n, Matrix<W>{factors, stride}.transposed(), rows, width, sums, width);
-}
-
-// rows [n, width] *= factor [n].
-template <class W>
-void scale_rows(int64_t n, int64_t width, const W* factor, W* rows) {
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t p = 0; p < width; ++p) rows[i * width + p] *= factor[i];
-}
-
-// to [H, tokens] = <x, y> of each row.
-template <class T, class W>
-void row_dots(HeadRows<const T> x, HeadRows<const T> y, W* to, int64_t head_stride) {
-  for (int64_t t = 0; t < x.tokens; ++t)
-    for (int64_t h = 0; h < x.heads; ++h) {
-      const T *x_row = x.at(t, h), *y_row = y.at(t, h);
-      W sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t p = 0; p < x.width; ++p) sum += static_cast<W>(x_row[p]) * static_cast<W>(y_row[p]);
-      to[h * head_stride + t] = sum;
-    }
-}
-
 // What all passes share.
-template <class T>
+template <class T, class P>
 class Pass {
  protected:
   using W = Wide<T>;
+  using Element = typename P::Element;
 
   template <class Args>
   explicit Pass(const Args& args)
@@ -153,30 +34,50 @@ class Pass {
         group_(heads_ / kv_heads_),
         width_(args.q.dim(3)) {}
 
-  int64_t tile_tokens() const { return std::max<int64_t>(1, kQueryRows / group_); }
-
-  // Calls body(tile, kv head) for all tiles of queries. The last tiles of a run, which see most keys, start first.
+  // Calls body(tile, head) for all tiles of queries. The last tiles of a run, which see most keys, start first.
   template <class Body>
   void for_each_query_tile(const Body& body) const {
-    const auto tiles = query_tiles(spans_, tile_tokens());
+    const auto tiles = query_tiles(spans_);
     const auto n = static_cast<int64_t>(tiles.size());
-    parallel_for(n * kv_heads_, [&](int64_t i) { body(tiles[static_cast<size_t>(n - 1 - i % n)], i / n); });
+    parallel_for(n * heads_, [&](int64_t i) { body(tiles[static_cast<size_t>(n - 1 - i % n)], i / n); });
   }
 
+  // Calls body(tile, its columns, band of the queries in them).
   template <class Body>
-  void for_each_visible_tile(const QueryTile& queries, const Body& body) const {
-    for (const KeyRun& run : queries.run->keys) for_each_tile(visibility_.keys_of(queries.tokens, TokenRange::of(run)), kKeys, body);
+  void for_each_visible_tile(const QueryTile& queries, const TokenTiles& key_tiles, const Body& body) const {
+    for (const KeyRun& run : queries.run->keys)
+      key_tiles.for_each(visibility_.keys_of(queries.tokens, TokenRange::of(run)), [&](int64_t tile, const TokenRange& keys, int64_t at) {
+        body(tile, key_tiles.tokens_of(tile).length, visibility_.band_of_queries(queries.tokens, keys, at));
+      });
   }
 
-  template <class U>
-  HeadRows<U> group_rows(const HeadsView<U>& x, const TokenRange& queries, int64_t kv_head) const {
-    return x.rows(queries, kv_head * group_, group_);
+  // The left operand whose rows are a head's.
+  void pack_rows(const HeadRows<const T>& from, Element* to) const { P::left(from.tokens, width_, from.data, from.stride, to); }
+
+  // c [rows, kTile] = a b, where b's columns are the streamed tokens.
+  void score(int64_t rows, int64_t columns, const Element* a, const Element* b, W* c) const {
+    P::multiply(rows, columns, width_, a, b, c, kTile);
   }
 
-  // Where the statistic of a row of a query tile stands in [B, H, S].
-  int64_t statistic_at(const TokenRange& queries, int64_t kv_head, int64_t row) const {
-    return (queries.row * heads_ + kv_head * group_ + row % group_) * tokens_ + queries.begin + row / group_;
+  // sum [rows, P] += x [rows, columns] b, where b's rows are the streamed tokens. `room` takes x packed.
+  void add_product(int64_t rows, int64_t columns, const W* x, const Element* b, Element* room, W* sum) const {
+    P::left(rows, columns, x, kTile, room);
+    P::add(rows, width_, columns, room, b, sum, width_);
   }
+
+  PackedTiles<P> tiles_as_columns(const TokenTiles& tiles, int64_t heads) const {
+    return {tiles.count(), heads, P::right_size(width_, kTile)};
+  }
+  PackedTiles<P> tiles_as_rows(const TokenTiles& tiles, int64_t heads) const {
+    return {tiles.count(), heads, P::right_size(kTile, width_)};
+  }
+  void pack_columns(const HeadRows<const T>& from, Element* to) const {
+    P::right_transposed(width_, from.tokens, from.data, from.stride, to);
+  }
+  void pack_streamed_rows(const HeadRows<const T>& from, Element* to) const { P::right(from.tokens, width_, from.data, from.stride, to); }
+
+  // Where the statistic of the first token stands in [B, H, S].
+  int64_t statistic_at(const TokenRange& queries, int64_t head) const { return (queries.row * heads_ + head) * tokens_ + queries.begin; }
 
   const Spans& spans_;
   HeadsView<const T> q_, k_, v_;
@@ -185,175 +86,275 @@ class Pass {
   int64_t tokens_, heads_, kv_heads_, group_, width_;
 };
 
-template <class T>
-class ForwardPass : Pass<T> {
-  using Base = Pass<T>;
-  using Base::for_each_query_tile, Base::for_each_visible_tile, Base::group_rows, Base::statistic_at;
-  using Base::q_, Base::k_, Base::v_, Base::visibility_, Base::scale_, Base::group_, Base::width_;
-  using typename Base::W;
+template <class T, class P>
+class ForwardPass : Pass<T, P> {
+  using Base = Pass<T, P>;
+  using Base::q_, Base::k_, Base::v_, Base::scale_, Base::group_, Base::width_;
+  using typename Base::W, typename Base::Element;
 
  public:
-  explicit ForwardPass(const AttentionForward& args) : Base(args), y_(args.y), lse_(args.lse.data<W>()) {}
+  explicit ForwardPass(const AttentionForward& args)
+      : Base(args),
+        y_(args.y),
+        lse_(args.lse.data<W>()),
+        tiles_(tiles_of_keys(args.spans, Base::visibility_, args.k.dim(0), args.k.dim(1))),
+        k_columns_(Base::tiles_as_columns(tiles_, Base::kv_heads_)),
+        v_rows_(Base::tiles_as_rows(tiles_, Base::kv_heads_)),
+        q_room_(P::left_size(kTile, width_)),
+        p_room_(P::left_size(kTile, kTile)),
+        scores_(kTile * kTile),
+        y_sums_(kTile * width_) {}
 
   void run() const {
-    for_each_query_tile([&](const QueryTile& queries, int64_t kv_head) { attend(queries, kv_head); });
+    const TileReader<T> reader(tiles_, width_);
+    reader.for_each(Base::kv_heads_, [&](int64_t tile, int64_t head) {
+      Base::pack_columns(reader.read(k_, tile, head), k_columns_.at(tile, head));
+      Base::pack_streamed_rows(reader.read(v_, tile, head), v_rows_.at(tile, head));
+    });
+    Base::for_each_query_tile([&](const QueryTile& queries, int64_t head) { attend(queries, head); });
   }
 
  private:
-  void attend(const QueryTile& queries, int64_t kv_head) const {
-    const int64_t rows = queries.tokens.length * group_, columns = padded(rows);
-    Scratch scratch;
-    tile::Products<T> products;
-    const W* q = load_transposed(group_rows(q_, queries.tokens, kv_head), scale_, columns, scratch);
-    W *k = scratch.take<W>(kKeys * width_), *v = scratch.take<W>(kKeys * width_), *scores = scratch.take<W>(kKeys * columns);
-    W *y = scratch.take<W>(rows * width_, W(0)), *sum = scratch.take<W>(columns, W(0)), *decay = scratch.take<W>(columns);
-    W* top = scratch.take<W>(columns, -score_tile::kInfinity<W>);
-    for_each_visible_tile(queries, [&](const TokenRange& keys) {
-      vectorized<load<T, W>>(k_.rows(keys, kv_head), W(1), k);
-      vectorized<load<T, W>>(v_.rows(keys, kv_head), W(1), v);
-      multiply(products, keys.length, columns, width_, k, q, scores);
-      score_tile::mask_by_key(visibility_, queries.tokens, keys, group_, columns, scores);
-      vectorized<score_tile::softmax_step<W>>(keys.length, columns, scores, top, sum, decay);
-      vectorized<scale_rows<W>>(rows, width_, decay, y);
-      add_transposed(products, keys.length, rows, columns, width_, scores, v, y);
+  struct Statistics {
+    static constexpr int64_t kLanes = score_tile::kLanes<W>;
+    W top[kTile], sums[kTile * kLanes] = {}, decay[kTile];
+    Statistics() { std::fill_n(top, kTile, std::numeric_limits<W>::lowest()); }
+    W sum(int64_t row) const { return std::accumulate(sums + row * kLanes, sums + (row + 1) * kLanes, W(0)); }
+  };
+
+  void attend(const QueryTile& queries, int64_t head) const {
+    const int64_t rows = queries.tokens.length, kv_head = head / group_;
+    [[maybe_unused]] const typename P::Session session;
+    Element *const q = q_room_.mine(), *const p = p_room_.mine();
+    W *const scores = scores_.mine(), *const y = y_sums_.mine();
+    Statistics statistics;
+    std::fill_n(y, rows * width_, W(0));
+    Base::pack_rows(q_.rows(queries.tokens, head), q);
+    Base::for_each_visible_tile(queries, tiles_, [&](int64_t tile, int64_t columns, const Band& band) {
+      Base::score(rows, columns, q, k_columns_.at(tile, kv_head), scores);
+      const W scale = score_tile::hide_outside(rows, band, scale_, scores);
+      vectorized<score_tile::softmax_step<W>>(rows, scale, scores, statistics.top, statistics.sums, statistics.decay);
+      vectorized<score_tile::decay_rows<W>>(rows, width_, statistics.decay, y);
+      Base::add_product(rows, columns, scores, v_rows_.at(tile, kv_head), p, y);
     });
-    finish(queries.tokens, kv_head, top, sum, y);
+    finish(queries.tokens, head, statistics, y);
   }
 
   // The sum is 0 where a token sees no key: its y stays 0.
-  void finish(const TokenRange& queries, int64_t kv_head, const W* top, W* sum, W* y) const {
-    const int64_t rows = queries.length * group_;
-    for (int64_t i = 0; i < rows; ++i) {
-      lse_[statistic_at(queries, kv_head, i)] = sum[i] == 0 ? score_tile::kInfinity<W> : top[i] + std::log(sum[i]);
-      sum[i] = sum[i] == 0 ? W(0) : 1 / sum[i];
+  void finish(const TokenRange& queries, int64_t head, const Statistics& statistics, const W* y) const {
+    W* const lse = lse_ + Base::statistic_at(queries, head);
+    W factors[kTile];
+    for (int64_t i = 0; i < queries.length; ++i) {
+      const W sum = statistics.sum(i);
+      lse[i] = sum == 0 ? score_tile::kInfinity<W> : statistics.top[i] + std::log(sum);
+      factors[i] = sum == 0 ? W(0) : 1 / sum;
     }
-    vectorized<scale_rows<W>>(rows, width_, sum, y);
-    vectorized<store<T, W>>(y, W(1), group_rows(y_, queries, kv_head));
+    const HeadRows<T> to = y_.rows(queries, head);
+    vectorized<store_rows<T, W>>(queries.length, width_, factors, y, to.data, to.stride);
   }
 
   HeadsView<T> y_;
   W* lse_;
+  TokenTiles tiles_;
+  PackedTiles<P> k_columns_, v_rows_;
+  ThreadScratch<Element> q_room_, p_room_;
+  ThreadScratch<W> scores_, y_sums_;
 };
 
-template <class T>
-class BackwardPass : Pass<T> {
-  using Base = Pass<T>;
-  using Base::for_each_query_tile, Base::for_each_visible_tile, Base::group_rows, Base::statistic_at, Base::tile_tokens;
-  using Base::q_, Base::k_, Base::v_, Base::visibility_, Base::scale_, Base::tokens_, Base::heads_, Base::kv_heads_, Base::group_,
+// to [rows] = <x, y> of each row.
+template <class T, class W>
+void row_dots(int64_t rows, int64_t width, const T* x, int64_t x_stride, const T* y, int64_t y_stride, W* to) {
+  for (int64_t i = 0; i < rows; ++i) {
+    W sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t p = 0; p < width; ++p) sum += static_cast<W>(x[i * x_stride + p]) * static_cast<W>(y[i * y_stride + p]);
+    to[i] = sum;
+  }
+}
+
+// Holds keys. The gradients of queries are summed on the way, since scores that are at hand need not be computed again for them: the keys
+// that a query sees are all of one group, and a group's keys are gone through in order. Where there are too few groups and heads to keep
+// threads busy, groups are cut into segments, each of which has sums of its own.
+template <class T, class P>
+class BackwardPass : Pass<T, P> {
+  using Base = Pass<T, P>;
+  using Base::q_, Base::k_, Base::v_, Base::spans_, Base::visibility_, Base::scale_, Base::group_, Base::heads_, Base::kv_heads_,
       Base::width_;
-  using typename Base::W;
+  using typename Base::W, typename Base::Element;
 
  public:
   explicit BackwardPass(const AttentionBackward& args)
-      : Base(args), dy_(args.dy), lse_(args.lse.data<W>()), delta_tensor_(empty_like(args.lse)), delta_(delta_tensor_.data<W>()) {
-    find_delta(HeadsView<const T>(args.y), args.dy.dim(0));
-  }
+      : Base(args),
+        args_(args),
+        dy_(args.dy),
+        y_(args.y),
+        lse_(args.lse.data<W>()),
+        delta_tensor_(empty_like(args.lse)),
+        delta_(delta_tensor_.data<W>()),
+        groups_(key_groups(spans_, visibility_, args.k.dim(0), args.k.dim(1))),
+        segments_(std::max<int64_t>(1, kTasks / std::max<int64_t>(1, static_cast<int64_t>(groups_.size()) * kv_heads_))),
+        tiles_(tiles_of_queries(spans_, args.q.dim(0), args.q.dim(1))),
+        q_columns_(Base::tiles_as_columns(tiles_, heads_)),
+        q_rows_(Base::tiles_as_rows(tiles_, heads_)),
+        dy_columns_(Base::tiles_as_columns(tiles_, heads_)),
+        dy_rows_(Base::tiles_as_rows(tiles_, heads_)),
+        dq_size_(tiles_.count() * heads_ * kTile * width_),
+        dq_sums_(Tensor::empty({args.dq ? segments_ * dq_size_ : 0}, dtype_of<W>())),
+        k_room_(P::left_size(kTile, width_)),
+        k_rows_room_(P::right_size(kTile, width_)),
+        v_room_(P::left_size(kTile, width_)),
+        factor_room_(P::left_size(kTile, kTile)),
+        scores_(kTile * kTile),
+        slopes_(kTile * kTile),
+        dk_sums_(kTile * width_),
+        dv_sums_(kTile * width_) {}
 
-  void find_query_gradients(const Tensor& dq) const {
-    const HeadsView<T> dq_view(dq);
-    for_each_query_tile([&](const QueryTile& queries, int64_t kv_head) { query_gradient(queries, kv_head, dq_view); });
-  }
-
-  void find_key_gradients(const Tensor& dk, const Tensor& dv) const {
-    const HeadsView<T> dk_view(dk), dv_view(dv);
-    const auto tiles = key_tiles(Base::spans_, visibility_, dk.dim(0), dk.dim(1), kKeys);
-    const auto n = static_cast<int64_t>(tiles.size());
-    parallel_for(n * kv_heads_, [&](int64_t i) { key_gradients(tiles[static_cast<size_t>(i % n)], i / n, dk_view, dv_view); });
+  void run() const {
+    prepare_queries();
+    const auto n = static_cast<int64_t>(groups_.size());
+    parallel_for(segments_ * n * kv_heads_, [&](int64_t i) {
+      const std::vector<KeyTile>& tiles = groups_[static_cast<size_t>(i % n)];
+      const int64_t kv_head = i / n % kv_heads_, segment = i / n / kv_heads_, count = static_cast<int64_t>(tiles.size());
+      for (int64_t t = segment * count / segments_; t < (segment + 1) * count / segments_; ++t)
+        key_gradients(tiles[static_cast<size_t>(t)], kv_head, segment);
+    });
+    if (args_.dq) store_query_gradients();
   }
 
  private:
+  static constexpr int64_t kTasks = 32;  // as many at least, if there are tiles enough
+
+  void prepare_queries() const {
+    const TileReader<T> reader(tiles_, width_);
+    reader.for_each(heads_, [&](int64_t tile, int64_t head) {
+      const HeadRows<const T> q_rows = reader.read(q_, tile, head);
+      Base::pack_columns(q_rows, q_columns_.at(tile, head));
+      Base::pack_streamed_rows(q_rows, q_rows_.at(tile, head));
+      const HeadRows<const T> dy_rows = reader.read(dy_, tile, head);
+      Base::pack_columns(dy_rows, dy_columns_.at(tile, head));
+      Base::pack_streamed_rows(dy_rows, dy_rows_.at(tile, head));
+      find_delta(tile, head, dy_rows);
+      for (int64_t segment = 0; args_.dq && segment < segments_; ++segment) std::fill_n(dq_sums(segment, tile, head), kTile * width_, W(0));
+    });
+  }
+
   // delta = <dy, y> = sum over keys of p * dp: what the softmax's normalisation takes off every slope.
-  void find_delta(const HeadsView<const T>& y, int64_t batch) const {
-    const int64_t tiles = (tokens_ + kQueryRows - 1) / kQueryRows;
-    parallel_for(batch * tiles, [&](int64_t i) {
-      const int64_t begin = i % tiles * kQueryRows;
-      const TokenRange tokens{i / tiles, begin, std::min(kQueryRows, tokens_ - begin), begin};
-      vectorized<row_dots<T, W>>(dy_.rows(tokens, 0, heads_), y.rows(tokens, 0, heads_), delta_ + statistic_at(tokens, 0, 0), tokens_);
-    });
-  }
-
-  void load_statistics(const W* statistics, const TokenRange& queries, int64_t kv_head, W* to) const {
-    for (int64_t i = 0; i < queries.length * group_; ++i) to[i] = statistics[statistic_at(queries, kv_head, i)];
-  }
-
-  void query_gradient(const QueryTile& queries, int64_t kv_head, const HeadsView<T>& dq_view) const {
-    const int64_t rows = queries.tokens.length * group_, columns = padded(rows);
-    Scratch scratch;
-    tile::Products<T> products;
-    const W* q = load_transposed(group_rows(q_, queries.tokens, kv_head), scale_, columns, scratch);
-    const W* dy = load_transposed(group_rows(dy_, queries.tokens, kv_head), W(1), columns, scratch);
-    W *k = scratch.take<W>(kKeys * width_), *v = scratch.take<W>(kKeys * width_);
-    W *scores = scratch.take<W>(kKeys * columns), *slopes = scratch.take<W>(kKeys * columns), *dq = scratch.take<W>(rows * width_, W(0));
-    W *lse = scratch.take<W>(columns, W(0)), *delta = scratch.take<W>(columns, W(0));
-    load_statistics(lse_, queries.tokens, kv_head, lse);
-    load_statistics(delta_, queries.tokens, kv_head, delta);
-    for_each_visible_tile(queries, [&](const TokenRange& keys) {
-      vectorized<load<T, W>>(k_.rows(keys, kv_head), W(1), k);
-      vectorized<load<T, W>>(v_.rows(keys, kv_head), W(1), v);
-      multiply(products, keys.length, columns, width_, k, q, scores);
-      multiply(products, keys.length, columns, width_, v, dy, slopes);
-      score_tile::mask_by_key(visibility_, queries.tokens, keys, group_, columns, scores);
-      vectorized<score_tile::slopes_by_column<W>>(keys.length, columns, lse, delta, scores, slopes);
-      add_transposed(products, keys.length, rows, columns, width_, slopes, k, dq);
-    });
-    vectorized<store<T, W>>(dq, scale_, group_rows(dq_view, queries.tokens, kv_head));
+  void find_delta(int64_t tile, int64_t head, const HeadRows<const T>& dy) const {
+    const TokenRange tokens = tiles_.tokens_of(tile);
+    const HeadRows<const T> y = y_.rows(tokens, head);
+    vectorized<row_dots<T, W>>(y.tokens, width_, dy.data, dy.stride, y.data, y.stride, delta_ + Base::statistic_at(tokens, head));
   }
 
   // Also where nobody reads the tile: then the gradients are 0.
-  void key_gradients(const KeyTile& tile, int64_t kv_head, const HeadsView<T>& dk_view, const HeadsView<T>& dv_view) const {
-    Scratch scratch;
-    W *dk = scratch.take<W>(tile.length * width_, W(0)), *dv = scratch.take<W>(tile.length * width_, W(0));
+  void key_gradients(const KeyTile& tile, int64_t kv_head, int64_t segment) const {
+    [[maybe_unused]] const typename P::Session session;
+    W *const dk = dk_sums_.mine(), *const dv = dv_sums_.mine();
+    std::fill_n(dk, tile.length * width_, W(0));
+    std::fill_n(dv, tile.length * width_, W(0));
     for (const KeyUse& use : tile.uses) {
       const int64_t offset = (use.keys.begin - tile.begin) * width_;
-      add_key_gradients(use, kv_head, dk + offset, dv + offset, scratch);
+      add_use(use, kv_head, segment, dk + offset, dv + offset);
     }
+    if (!args_.dk) return;
     const TokenRange keys{tile.row, tile.begin, tile.length, 0};
-    vectorized<store<T, W>>(dk, W(1), dk_view.rows(keys, kv_head));
-    vectorized<store<T, W>>(dv, W(1), dv_view.rows(keys, kv_head));
+    store_scaled(dk, scale_, HeadsView<T>(args_.dk).rows(keys, kv_head));
+    store_scaled(dv, W(1), HeadsView<T>(args_.dv).rows(keys, kv_head));
   }
 
-  // Takes the scratch by value, so that the next use takes the same pieces again.
-  void add_key_gradients(const KeyUse& use, int64_t kv_head, W* dk, W* dv, Scratch scratch) const {
-    const int64_t columns = padded(use.keys.length), most_rows = tile_tokens() * group_;
-    tile::Products<T> products;
-    const W* k = load_transposed(k_.rows(use.keys, kv_head), W(1), columns, scratch);
-    const W* v = load_transposed(v_.rows(use.keys, kv_head), W(1), columns, scratch);
-    W *q = scratch.take<W>(most_rows * width_), *dy = scratch.take<W>(most_rows * width_);
-    W *scores = scratch.take<W>(most_rows * columns), *slopes = scratch.take<W>(most_rows * columns);
-    W *lse = scratch.take<W>(most_rows), *delta = scratch.take<W>(most_rows);
-    for_each_tile(visibility_.queries_of(use.keys, TokenRange::of(*use.run)), tile_tokens(), [&](const TokenRange& queries) {
-      const int64_t rows = queries.length * group_;
-      vectorized<load<T, W>>(group_rows(q_, queries, kv_head), scale_, q);
-      vectorized<load<T, W>>(group_rows(dy_, queries, kv_head), W(1), dy);
-      load_statistics(lse_, queries, kv_head, lse);
-      load_statistics(delta_, queries, kv_head, delta);
-      multiply(products, rows, columns, width_, q, k, scores);
-      multiply(products, rows, columns, width_, dy, v, slopes);
-      score_tile::mask_by_query(visibility_, queries, use.keys, group_, columns, scores);
-      vectorized<score_tile::slopes_by_row<W>>(rows, columns, lse, delta, scores, slopes);
-      add_transposed(products, rows, use.keys.length, columns, width_, scores, dy, dv);
-      add_transposed(products, rows, use.keys.length, columns, width_, slopes, q, dk);
+  void add_use(const KeyUse& use, int64_t kv_head, int64_t segment, W* dk, W* dv) const {
+    const HeadRows<const T> k_rows = k_.rows(use.keys, kv_head);
+    Base::pack_rows(k_rows, k_room_.mine());
+    Base::pack_streamed_rows(k_rows, k_rows_room_.mine());
+    Base::pack_rows(v_.rows(use.keys, kv_head), v_room_.mine());
+    for (int64_t head = kv_head * group_; head < (kv_head + 1) * group_; ++head)
+      tiles_.for_each(visibility_.queries_of(use.keys, TokenRange::of(*use.run)), [&](int64_t tile, const TokenRange& seen_by, int64_t at) {
+        find_slopes(use.keys.length, visibility_.band_of_keys(use.keys, seen_by, at), tile, head);
+        add_tile(use.keys.length, tile, head, dk, dv, args_.dq ? dq_sums(segment, tile, head) : nullptr);
+      });
+  }
+
+  // The scores and slopes of the keys held, [keys, queries of the tile].
+  void find_slopes(int64_t rows, const Band& band, int64_t tile, int64_t head) const {
+    const TokenRange tokens = tiles_.tokens_of(tile);
+    const int64_t columns = tokens.length, statistics = Base::statistic_at(tokens, head);
+    W *const scores = scores_.mine(), *const slopes = slopes_.mine();
+    W lse[kTile] = {}, delta[kTile] = {};  // copies, because the tensors' rows may end inside a vector
+    std::copy_n(lse_ + statistics, columns, lse);
+    std::copy_n(delta_ + statistics, columns, delta);
+    P::multiply(rows, columns, width_, k_room_.mine(), q_columns_.at(tile, head), scores, kTile);
+    P::multiply(rows, columns, width_, v_room_.mine(), dy_columns_.at(tile, head), slopes, kTile);
+    vectorized<score_tile::slopes_of_keys<W>>(rows, scale_, lse, delta, scores, slopes);
+    score_tile::fill_outside(rows, band, W(0), scores);
+    score_tile::fill_outside(rows, band, W(0), slopes);
+  }
+
+  void add_tile(int64_t rows, int64_t tile, int64_t head, W* dk, W* dv, W* dq) const {
+    const int64_t columns = tiles_.tokens_of(tile).length;
+    Element* const factor = factor_room_.mine();
+    const W *const scores = scores_.mine(), *const slopes = slopes_.mine();
+    if (args_.dk) {
+      P::left(rows, columns, scores, kTile, factor);
+      P::add(rows, width_, columns, factor, dy_rows_.at(tile, head), dv, width_);
+      P::left(rows, columns, slopes, kTile, factor);
+      P::add(rows, width_, columns, factor, q_rows_.at(tile, head), dk, width_);
+    }
+    if (dq) {
+      P::left_transposed(columns, rows, slopes, kTile, factor);
+      P::add(columns, width_, rows, factor, k_rows_room_.mine(), dq, width_);
+    }
+  }
+
+  W* dq_sums(int64_t segment, int64_t tile, int64_t head) const {
+    return dq_sums_.data<W>() + segment * dq_size_ + (head * tiles_.count() + tile) * kTile * width_;
+  }
+
+  void store_query_gradients() const {
+    const HeadsView<T> dq(args_.dq);
+    Base::for_each_query_tile([&](const QueryTile& queries, int64_t head) {
+      tiles_.for_each(queries.tokens, [&](int64_t tile, const TokenRange& tokens, int64_t at) {
+        W* const sums = dq_sums(0, tile, head) + at * width_;
+        for (int64_t segment = 1; segment < segments_; ++segment) {
+          const W* const more = dq_sums(segment, tile, head) + at * width_;
+          for (int64_t i = 0; i < tokens.length * width_; ++i) sums[i] += more[i];
+        }
+        store_scaled(sums, scale_, dq.rows(tokens, head));
+      });
     });
   }
 
-  HeadsView<const T> dy_;
+  void store_scaled(const W* from, W scale, const HeadRows<T>& to) const {
+    W factors[kTile];
+    std::fill_n(factors, kTile, scale);
+    vectorized<store_rows<T, W>>(to.tokens, width_, factors, from, to.data, to.stride);
+  }
+
+  const AttentionBackward& args_;
+  HeadsView<const T> dy_, y_;
   const W* lse_;
   Tensor delta_tensor_;
   W* delta_;
+  std::vector<std::vector<KeyTile>> groups_;
+  int64_t segments_;
+  TokenTiles tiles_;
+  PackedTiles<P> q_columns_, q_rows_, dy_columns_, dy_rows_;
+  int64_t dq_size_;
+  Tensor dq_sums_;
+  ThreadScratch<Element> k_room_, k_rows_room_, v_room_, factor_room_;
+  ThreadScratch<W> scores_, slopes_, dk_sums_, dv_sums_;
 };
 
 }  // namespace
 
 void launch(Cpu, const AttentionForward& args) {
-  dispatch_float(args.q.dtype(), [&]<class T>(std::type_identity<T>) { ForwardPass<T>(args).run(); });
+  dispatch_float(args.q.dtype(), [&]<class T>(std::type_identity<T>) {
+    if (are_few(args)) return FewQueries<T>(args).run();
+    with_panels<T>(false, [&]<class P>(P) { ForwardPass<T, P>(args).run(); });
+  });
 }
 
 void launch(Cpu, const AttentionBackward& args) {
-  dispatch_float(args.q.dtype(), [&]<class T>(std::type_identity<T>) {
-    const BackwardPass<T> pass(args);
-    if (args.dq) pass.find_query_gradients(args.dq);
-    if (args.dk) pass.find_key_gradients(args.dk, args.dv);
-  });
+  dispatch_float(args.q.dtype(),
+                 [&]<class T>(std::type_identity<T>) { with_panels<T>(false, [&]<class P>(P) { BackwardPass<T, P>(args).run(); }); });
 }
 
 }  // namespace ropewalk

@@ -1,4 +1,5 @@
-// What attention does to a tile of scores, (streamed rows) x (fixed columns), dense: mask, online softmax, slopes.
+// What attention does to a tile of scores, [rows, kTile] in the wide type, between the products: mask, online softmax, slopes. A tile
+// always has kTile columns: beyond the tokens of a row they hold what they held before, and are hidden like the rest.
 #pragma once
 
 #include <algorithm>
@@ -13,71 +14,114 @@ namespace ropewalk::score_tile {
 template <class W>
 constexpr W kInfinity = std::numeric_limits<W>::infinity();
 
-// Makes all of row[0, n) but [low, high) invisible.
+// A cache line of W, as vectors of AVX-512 are. g++ takes shorter ones there if it is not told.
 template <class W>
-void keep_between(W* row, int64_t n, int64_t low, int64_t high) {
-  std::fill(row, row + std::clamp<int64_t>(low, 0, n), -kInfinity<W>);
-  std::fill(row + std::clamp<int64_t>(high, 0, n), row + n, -kInfinity<W>);
-}
+constexpr int64_t kLanes = 64 / sizeof(W);
 
-// scores [keys, columns]; a column is a (token, head of the group).
+// x = value outside of the band.
 template <class W>
-void mask_by_key(const Visibility& visibility, const TokenRange& queries, const TokenRange& keys, int64_t group, int64_t columns,
-                 W* scores) {
-  if (visibility.all_meet(queries, keys)) return;
-  for (int64_t j = 0; j < keys.length; ++j) {
-    const int64_t first = keys.position + j - queries.position;
-    keep_between(scores + j * columns, columns, first * group, (first + visibility.window) * group);
+void fill_outside(int64_t rows, const Band& band, W value, W* x) {
+  if (!band.hides_any(rows, kTile)) return;
+  for (int64_t i = 0; i < rows; ++i) {
+    W* const row = x + i * kTile;
+    std::fill(row, row + std::min(band.first(i), kTile), value);
+    std::fill(row + std::min(band.last(i), kTile), row + kTile, value);
   }
 }
 
-// scores [(token, head of the group), columns]; a column is a key.
+// Scores that a row does not see become -infinity. That is meant of scaled scores, so they are scaled here, where there are any such;
+// returns the factor that is left to be applied.
 template <class W>
-void mask_by_query(const Visibility& visibility, const TokenRange& queries, const TokenRange& keys, int64_t group, int64_t columns,
-                   W* scores) {
-  if (visibility.all_meet(queries, keys)) return;
-  for (int64_t i = 0; i < queries.length * group; ++i) {
-    const int64_t end = queries.position + i / group + 1 - keys.position;
-    keep_between(scores + i * columns, columns, end - visibility.window, end);
-  }
+W hide_outside(int64_t rows, const Band& band, W scale, W* scores) {
+  if (!band.hides_any(rows, kTile)) return scale;
+  for (int64_t i = 0; i < rows * kTile; ++i) scores[i] *= scale;
+  fill_outside(rows, band, -kInfinity<W>, scores);
+  return 1;
 }
 
-// One step of the online softmax, queries being columns: scores become exp(score - top), where top [columns] is the largest score so
-// far; sum [columns] follows, and whatever else was summed before top moved is to be multiplied with decay [columns].
+// The largest, or the sum, of a vector's lanes, by halves: a reduction clause would go through them one by one.
 template <class W>
-void softmax_step(int64_t rows, int64_t columns, W* scores, W* top, W* sum, W* decay) {
-  for (int64_t i = 0; i < columns; ++i) decay[i] = top[i];
-  for (int64_t j = 0; j < rows; ++j)
-    for (int64_t i = 0; i < columns; ++i) top[i] = std::max(top[i], scores[j * columns + i]);
-  for (int64_t i = 0; i < columns; ++i) {
-    decay[i] = top[i] == -kInfinity<W> ? W(0) : fast_exp(decay[i] - top[i]);
-    sum[i] *= decay[i];
+[[gnu::always_inline]] inline W largest_of(const W (&lanes)[kLanes<W>]) {
+  W x[kLanes<W>];
+  std::copy_n(lanes, kLanes<W>, x);
+  for (int64_t half = kLanes<W> / 2; half > 0; half /= 2) {
+#pragma omp simd
+    for (int64_t l = 0; l < half; ++l) x[l] = std::max(x[l], x[l + half]);
   }
-  for (int64_t j = 0; j < rows; ++j)
-    for (int64_t i = 0; i < columns; ++i) {
-      W& score = scores[j * columns + i];
-      score = score == -kInfinity<W> ? W(0) : fast_exp(score - top[i]);
-      sum[i] += score;
+  return x[0];
+}
+
+// top [rows] = max(top, scale * scores), and decay [rows] what that takes off of sums made with the old top.
+template <class W>
+[[gnu::always_inline]] inline void raise_top(int64_t rows, W scale, const W* scores, W* top, W* decay) {
+  for (int64_t i = 0; i < rows; ++i) {
+    W lanes[kLanes<W>];
+    std::fill_n(lanes, kLanes<W>, top[i]);
+    for (int64_t j = 0; j < kTile; j += kLanes<W>) {
+#pragma omp simd simdlen(kLanes <W>)
+      for (int64_t l = 0; l < kLanes<W>; ++l) lanes[l] = std::max(lanes[l], scale * scores[i * kTile + j + l]);
     }
+    decay[i] = top[i];
+    top[i] = largest_of(lanes);
+  }
+  for (int64_t i = 0; i < rows; ++i) decay[i] = exp_below(decay[i] - top[i]);
 }
 
-// Scores become probabilities p = exp(score - lse), and slopes, given as dp = d(loss)/dp, become d(loss)/d(score) = p * (dp - delta).
+// One step of the online softmax. Scores become exp(scale * score - top), where top [rows] is the largest scaled score so far, and sums
+// [rows, kLanes], whose lanes are to be added in the end, follow. Whatever else was summed before top moved is to be multiplied with decay
+// [rows]. top begins finite, so that hidden scores, -infinity, give 0 and never NaN.
 template <class W>
-inline void to_slope(W lse, W delta, W& score, W& slope) {
-  score = fast_exp(score - lse);
+void softmax_step(int64_t rows, W scale, W* scores, W* top, W* sums, W* decay) {
+  raise_top(rows, scale, scores, top, decay);
+  for (int64_t i = 0; i < rows; ++i) {
+    W lanes[kLanes<W>];
+    for (int64_t l = 0; l < kLanes<W>; ++l) lanes[l] = decay[i] * sums[i * kLanes<W> + l];
+    for (int64_t j = 0; j < kTile; j += kLanes<W>) {
+      W* const score = scores + i * kTile + j;
+#pragma omp simd simdlen(kLanes <W>)
+      for (int64_t l = 0; l < kLanes<W>; ++l) {
+        score[l] = exp_below(scale * score[l] - top[i]);
+        lanes[l] += score[l];
+      }
+    }
+    for (int64_t l = 0; l < kLanes<W>; ++l) sums[i * kLanes<W> + l] = lanes[l];
+  }
+}
+
+// rows [n, width] *= decay [n], most of which is 1 once the largest scores have passed.
+template <class W>
+void decay_rows(int64_t n, int64_t width, const W* decay, W* rows) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (decay[i] == 1) continue;
+    for (int64_t p = 0; p < width; ++p) rows[i * width + p] *= decay[i];
+  }
+}
+
+// Scores become probabilities p = exp(scale * score - lse), and slopes, given as dp = d(loss)/dp, become
+// d(loss)/d(scale * score) = p * (dp - delta).
+template <class W>
+inline void to_slope(W scale, W lse, W delta, W& score, W& slope) {
+  score = exp_below(scale * score - lse);
   slope = score * (slope - delta);
 }
-// lse and delta [columns]: queries are columns.
+// Queries are rows: lse and delta [rows].
 template <class W>
-void slopes_by_column(int64_t rows, int64_t columns, const W* lse, const W* delta, W* scores, W* slopes) {
-  for (int64_t j = 0; j < rows; ++j)
-    for (int64_t i = 0; i < columns; ++i) to_slope(lse[i], delta[i], scores[j * columns + i], slopes[j * columns + i]);
+void slopes_of_queries(int64_t rows, W scale, const W* lse, const W* delta, W* scores, W* slopes) {
+  for (int64_t i = 0; i < rows; ++i) {
+    W *const score = scores + i * kTile, *const slope = slopes + i * kTile;
+    const W own_lse = lse[i], own_delta = delta[i];
+#pragma omp simd simdlen(kLanes <W>)
+    for (int64_t j = 0; j < kTile; ++j) slope[j] = exp_below(scale * score[j] - own_lse) * (slope[j] - own_delta);
+  }
 }
-// lse and delta [rows]: queries are rows.
+// Queries are columns: lse and delta [columns].
 template <class W>
-void slopes_by_row(int64_t rows, int64_t columns, const W* lse, const W* delta, W* scores, W* slopes) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; ++j) to_slope(lse[i], delta[i], scores[i * columns + j], slopes[i * columns + j]);
+void slopes_of_keys(int64_t rows, W scale, const W* lse, const W* delta, W* scores, W* slopes) {
+  for (int64_t i = 0; i < rows; ++i) {
+    W *const score = scores + i * kTile, *const slope = slopes + i * kTile;
+#pragma omp simd simdlen(kLanes <W>)
+    for (int64_t j = 0; j < kTile; ++j) to_slope(scale, lse[j], delta[j], score[j], slope[j]);
+  }
 }
 
 }  // namespace ropewalk::score_tile

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <bitset>
 #include <vector>
 
 #include "kernels/tensor/runs.h"
 
 namespace ropewalk {
+
+constexpr int64_t kTile = 64;  // tokens: a tile of scores is 16 KiB in fp32
 
 // Neighbouring tokens of one document: a run, the visible part of one, or a tile of that.
 struct TokenRange {
@@ -25,11 +28,15 @@ struct TokenRange {
   }
 };
 
-// Calls body for consecutive pieces of at most `size` tokens.
-template <class Body>
-void for_each_tile(const TokenRange& tokens, int64_t size, const Body& body) {
-  for (int64_t at = 0; at < tokens.length; at += size) body(tokens.piece(at, std::min(size, tokens.length - at)));
-}
+// What the rows of a tile of scores see of its columns: row i those of [first(i), last(i)).
+struct Band {
+  int64_t begin, end;  // of the columns that may be seen at all
+  int64_t low, high;   // of the columns that row 0 sees; each row sees one further on
+
+  int64_t first(int64_t i) const { return std::max(begin, low + i); }
+  int64_t last(int64_t i) const { return std::max(first(i), std::min(end, high + i)); }
+  bool hides_any(int64_t rows, int64_t columns) const { return first(rows - 1) > 0 || last(0) < columns; }
+};
 
 // A query at position p sees the keys at positions (p - window, p].
 struct Visibility {
@@ -42,29 +49,69 @@ struct Visibility {
   TokenRange queries_of(const TokenRange& keys, const TokenRange& queries) const {
     return queries.between(keys.position, keys.end_position() - 1 + window);
   }
-  bool all_meet(const TokenRange& queries, const TokenRange& keys) const {
-    return keys.end_position() - 1 <= queries.position && queries.end_position() - 1 - keys.position < window;
+  // Rows are queries; the keys stand in columns [column, column + keys.length).
+  Band band_of_queries(const TokenRange& queries, const TokenRange& keys, int64_t column) const {
+    const int64_t own = queries.position - keys.position + column;  // the column of row 0's own position
+    return {column, column + keys.length, own - window + 1, own + 1};
+  }
+  // Rows are keys; the queries stand in columns [column, column + queries.length).
+  Band band_of_keys(const TokenRange& keys, const TokenRange& queries, int64_t column) const {
+    const int64_t own = keys.position - queries.position + column;
+    return {column, column + queries.length, own, own + window};
   }
 };
 
-// A tile of one run of queries.
+// The tokens of a [rows, tokens, ..] tensor in tiles of kTile from the beginning of each row, and which of them anybody reads.
+class TokenTiles {
+ public:
+  TokenTiles(int64_t rows, int64_t tokens);
+
+  void mark_read(const TokenRange& tokens);
+
+  int64_t count() const { return static_cast<int64_t>(read_.size()); }
+  std::vector<int64_t> tiles_read() const;
+  TokenRange tokens_of(int64_t tile) const;
+  bool reads(int64_t tile, int64_t token) const { return read_[static_cast<size_t>(tile)][static_cast<size_t>(token)]; }
+  bool reads_all(int64_t tile) const;
+
+  // Calls body(tile, piece, column) for the pieces of `tokens` by tile; a piece begins at that column of its tile.
+  template <class Body>
+  void for_each(const TokenRange& tokens, const Body& body) const {
+    for (int64_t at = 0; at < tokens.length;) {
+      const int64_t column = (tokens.begin + at) % kTile, length = std::min(kTile - column, tokens.length - at);
+      body(tokens.row * tiles_in_row_ + (tokens.begin + at) / kTile, tokens.piece(at, length), column);
+      at += length;
+    }
+  }
+
+ private:
+  int64_t tokens_, tiles_in_row_;
+  std::vector<std::bitset<kTile>> read_;
+};
+
+// Of keys whatever a query sees; of queries all that stand in a run.
+TokenTiles tiles_of_keys(const Spans& spans, const Visibility& visibility, int64_t rows, int64_t tokens);
+TokenTiles tiles_of_queries(const Spans& spans, int64_t rows, int64_t tokens);
+
+// At most kTile queries of one run.
 struct QueryTile {
   const QueryRun* run;
   TokenRange tokens;
 };
-std::vector<QueryTile> query_tiles(const Spans& spans, int64_t size);
+std::vector<QueryTile> query_tiles(const Spans& spans);
 
 // What one run of queries reads from a tile of keys; that run may read several pieces of it.
 struct KeyUse {
   const QueryRun* run;
   TokenRange keys;
 };
-// A fixed tile of the key tensor with everyone who reads it, in the order of the spans. All tiles of the tensor are listed, used or not:
-// who owns a tile writes its gradient.
+// A tile of the key tensor with everyone who reads it, in the order of the spans.
 struct KeyTile {
   int64_t row, begin, length;
   std::vector<KeyUse> uses;
 };
-std::vector<KeyTile> key_tiles(const Spans& spans, const Visibility& visibility, int64_t rows, int64_t tokens, int64_t size);
+// All tiles of the key tensor, used or not: who owns a tile writes its gradient. No query reads tiles of two groups; a group is a row of
+// keys, or the rows that some row of queries reads together.
+std::vector<std::vector<KeyTile>> key_groups(const Spans& spans, const Visibility& visibility, int64_t rows, int64_t tokens);
 
 }  // namespace ropewalk

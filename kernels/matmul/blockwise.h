@@ -22,6 +22,7 @@
 
 #include "kernels/matmul/problem.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/thread_scratch.h"
 
 namespace ropewalk::matmul {
 
@@ -66,20 +67,6 @@ Cut cut_of(const Problem& p) {
   return {
       .depth = depth, .rows = rows, .columns = columns, .pieces = pieces, .grid_rows = divide_up(p.m, rows), .grid_columns = grid_columns};
 }
-
-// A stretch of T for each thread.
-template <class T>
-class ThreadScratch {
- public:
-  explicit ThreadScratch(int64_t size)
-      : size_(size), all_(Tensor::empty({omp_get_max_threads(), size}, dtype_of<T>())), data_(all_.data<T>()) {}
-  T* mine() const { return data_ + omp_get_thread_num() * size_; }
-
- private:
-  int64_t size_;
-  Tensor all_;
-  T* data_;
-};
 
 template <class K, class T, class C>
 class BlockwiseProduct {
@@ -179,7 +166,7 @@ void multiply_blockwise(const MatMul& product, const Problem& p) {
   const Operand<T> a{product.a.data<T>(), p.a_stride, p.transpose_a}, b{product.b.data<T>(), p.b_stride, p.transpose_b};
   if (p.out == DType::kFloat32)
     BlockwiseProduct<K, T, float>(p, a, b, product.c.data<float>()).run();
-  else
+  else if constexpr (std::is_same_v<T, bfloat16>)
     BlockwiseProduct<K, T, bfloat16>(p, a, b, product.c.data<bfloat16>()).run();
 }
 

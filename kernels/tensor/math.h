@@ -13,7 +13,9 @@ namespace ropewalk {
 // r = x - n ln 2, in two parts as in Cephes: e^x = 2^n e^r, where e^r = 1 + r + r^2 q(r), and q's coefficients are those of least relative
 // error on |r| <= ln 2 / 2 (Remez; 3e-9).
 inline double fast_exp(double x) { return std::exp(x); }
-inline float fast_exp(float x) {
+// The same where x is known to stay below 88.72, as in a softmax.
+inline double exp_below(double x) { return std::exp(x); }
+inline float exp_below(float x) {
   constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: a sum with it is rounded to an integer, which stands in its low bits
   const float shifted = x * 1.44269504f + kRounder, n = shifted - kRounder;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -24,8 +26,9 @@ inline float fast_exp(float x) {
   q = q * r + 4.999999345e-1f;
   const float p = q * (r * r) + r + 1.0f;
   const float y = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + (std::bit_cast<uint32_t>(shifted) << 23));
-  return x < -87.3f ? 0.0f : x > 88.72f ? std::numeric_limits<float>::infinity() : y;
+  return x < -87.3f ? 0.0f : y;
 }
+inline float fast_exp(float x) { return x > 88.72f ? std::numeric_limits<float>::infinity() : exp_below(x); }
 
 template <class W>
 inline W sigmoid(W x) {
