@@ -34,7 +34,9 @@ class OutputsBackward {
     ParameterPartials partials;
   };
 
-  explicit OutputsBackward(const Launch& launch) : all_(launch) {}
+  explicit OutputsBackward(const Launch& launch) : all_(launch) {
+    d_m_.zero();  // what stands in it for tokens that a last block lacks is multiplied by zero: it must be finite
+  }
 
   void run(const SsdChunk& chunk, int64_t index, int64_t group) {
     const T *b = in_.b.at(chunk, group), *c = all_.c.at(chunk, group);
@@ -91,18 +93,17 @@ class OutputsBackward {
   // gradient.
   double columns_backward(const Head& head, const Block& columns) {
     double d_skip = 0;
-    W* d_m = d_m_({}, {});
     const int64_t last = block_count(head.tokens) - 1;
     for (int64_t i = last; i >= columns.index; --i) {
       const Block rows = block_of(head.tokens, i);
       const bool diagonal = i == columns.index;
-      Panels::multiply(rows.tokens, columns.tokens, P, dy_left_[rows], v_t_[columns], d_m, kBlock);
+      Panels::multiply(rows.tokens, columns.tokens, P, dy_left_[rows], v_t_[columns], d_m_.data, kBlock);
       ahead_.fetch();
       if (diagonal)
-        for (int64_t j = 0; j < columns.tokens; ++j) d_skip += static_cast<double>(d_m[j * kBlock + j]);
+        for (int64_t j = 0; j < columns.tokens; ++j) d_skip += static_cast<double>(d_m_[j * kBlock + j]);
       find_decay(rows, columns, steps_.cum.data, m_.data);
       ahead_.fetch();
-      vectorized<weigh_scores_backward<W>>(rows.tokens, diagonal, d_m, scores_(rows, columns), steps_.step + columns.first, m_.data,
+      vectorized<weigh_scores_backward<W>>(rows.tokens, diagonal, d_m_.data, scores_(rows, columns), steps_.step + columns.first, m_.data,
                                            d_scores_(rows, columns), d_step_ + columns.first, d_a_ + rows.first);
       ahead_.fetch();
       Panels::left_transposed(columns.tokens, rows.tokens, m_.data, kBlock, m_t_.data);
@@ -169,8 +170,7 @@ class OutputsBackward {
   const OfBlocks<E> dy_left_{blocks_, Panels::left_size(kBlock, P)}, dy_right_{blocks_, Panels::right_size(kBlock, P)};
   const Scratch<E> h0_{Panels::right_size(P, N)}, decayed_t_{Panels::left_size(P, tokens_)};
   // Of a block or a pair of blocks.
-  const OfPairs<W> d_m_{1};
-  const Scratch<W> m_{kBlock * kBlock}, dv_{kBlock * P}, d_state_{kBlock * N};
+  const Scratch<W> d_m_{kBlock * kBlock}, m_{kBlock * kBlock}, dv_{kBlock * P}, d_state_{kBlock * N};
   const Scratch<E> m_t_{Panels::left_size(kBlock, kBlock)};
   FetchAhead ahead_;
   typename Panels::Session session_;

@@ -96,12 +96,11 @@ void with_panels_for(const SsdOperands& in, const Body& body) {
 }
 
 // Parameter gradients of each chunk and head, which are then added in order.
-class ParameterPartials {
- public:
-  ParameterPartials(int64_t chunks, int64_t heads)
-      : chunks_(chunks), heads_(heads), a_log(chunks * heads), dt_bias(chunks * heads), d_skip(chunks * heads) {}
+struct ParameterPartials {
+  ParameterPartials(int64_t chunk_count, int64_t head_count)
+      : chunks(chunk_count), heads(head_count), a_log(chunks * heads), dt_bias(chunks * heads), d_skip(chunks * heads) {}
 
-  int64_t at(int64_t chunk, int64_t h) const { return chunk * heads_ + h; }
+  int64_t at(int64_t chunk, int64_t h) const { return chunk * heads + h; }
 
   template <class W>
   void add_to(const SsdGradients& gradients) const {
@@ -110,21 +109,18 @@ class ParameterPartials {
     add<W>(d_skip, gradients.d_skip);
   }
 
- private:
   template <class W>
   void add(const double* partials, const Tensor& gradient) const {
     if (!gradient) return;
     W* to = gradient.data<W>();
-    for (int64_t h = 0; h < heads_; ++h) {
+    for (int64_t h = 0; h < heads; ++h) {
       double sum = 0;
-      for (int64_t c = 0; c < chunks_; ++c) sum += partials[at(c, h)];
+      for (int64_t c = 0; c < chunks; ++c) sum += partials[at(c, h)];
       to[h] += static_cast<W>(sum);
     }
   }
 
-  int64_t chunks_, heads_;
-
- public:
+  int64_t chunks, heads;
   Scratch<double> a_log, dt_bias, d_skip;
 };
 
