@@ -98,29 +98,16 @@ void decay_rows(int64_t n, int64_t width, const W* decay, W* rows) {
 }
 
 // Scores become probabilities p = exp(scale * score - lse), and slopes, given as dp = d(loss)/dp, become
-// d(loss)/d(scale * score) = p * (dp - delta).
+// d(loss)/d(scale * score) = p * (dp - delta). Queries are columns: lse and delta [kTile].
 template <class W>
-inline void to_slope(W scale, W lse, W delta, W& score, W& slope) {
-  score = exp_below(scale * score - lse);
-  slope = score * (slope - delta);
-}
-// Queries are rows: lse and delta [rows].
-template <class W>
-void slopes_of_queries(int64_t rows, W scale, const W* lse, const W* delta, W* scores, W* slopes) {
-  for (int64_t i = 0; i < rows; ++i) {
-    W *const score = scores + i * kTile, *const slope = slopes + i * kTile;
-    const W own_lse = lse[i], own_delta = delta[i];
-#pragma omp simd simdlen(kLanes <W>)
-    for (int64_t j = 0; j < kTile; ++j) slope[j] = exp_below(scale * score[j] - own_lse) * (slope[j] - own_delta);
-  }
-}
-// Queries are columns: lse and delta [columns].
-template <class W>
-void slopes_of_keys(int64_t rows, W scale, const W* lse, const W* delta, W* scores, W* slopes) {
+void find_slopes(int64_t rows, W scale, const W* lse, const W* delta, W* scores, W* slopes) {
   for (int64_t i = 0; i < rows; ++i) {
     W *const score = scores + i * kTile, *const slope = slopes + i * kTile;
 #pragma omp simd simdlen(kLanes <W>)
-    for (int64_t j = 0; j < kTile; ++j) to_slope(scale, lse[j], delta[j], score[j], slope[j]);
+    for (int64_t j = 0; j < kTile; ++j) {
+      score[j] = exp_below(scale * score[j] - lse[j]);
+      slope[j] = score[j] * (slope[j] - delta[j]);
+    }
   }
 }
 
