@@ -56,6 +56,32 @@ ROPEWALK_AMX inline void copy_rows(int64_t rows, int64_t columns, const T* x, in
   }
 }
 
+// x rounded to bf16, of which x is left with the rest.
+ROPEWALK_AMX inline __m256i take_plane(__m512& x) {
+  const __m256i plane = (__m256i)_mm512_cvtneps_pbh(x);
+  x = _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(plane), 16)));
+  return plane;
+}
+
+// The three planes of up to 32 rows at once, as copy_rows() makes one; plane p goes p * kStep elements further.
+ROPEWALK_AMX inline void copy_planes(int64_t rows, int64_t columns, const float* x, int64_t stride, void* to) {
+  constexpr int64_t kPlaneRows = kPanel, kStepRows = kPlanesOfFp32 * kPanel;
+  for (int64_t i = 0; i < kPanel; ++i) {
+    auto* row = static_cast<__m512i*>(to) + i;
+    for (int64_t j = 0; j < columns; j += 32, row += kStepRows) {
+      const __mmask32 mask = i < rows ? first(columns - j) : 0;
+      const float* const from = i < rows ? x + i * stride + j : x;
+      __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask), from);
+      __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask >> 16), from + 16);
+      for (int plane = 0; plane < kPlanesOfFp32 - 1; ++plane) {
+        const __m256i low_plane = take_plane(low), high_plane = take_plane(high);
+        _mm512_storeu_si512(row + plane * kPlaneRows, _mm512_inserti64x4(_mm512_castsi256_si512(low_plane), high_plane, 1));
+      }
+      _mm512_storeu_si512(row + (kPlanesOfFp32 - 1) * kPlaneRows, round_pair(low, high));
+    }
+  }
+}
+
 ROPEWALK_AMX inline __m128i sixteen_bytes(const uint16_t* at) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); }
 
 // Four times 16 bytes, from rows `step` apart.
@@ -341,13 +367,11 @@ ROPEWALK_AMX inline void multiply_block(const Product& p, int64_t i, int64_t j, 
 template <int kPlanes, class T>
 ROPEWALK_AMX void pack_a(int64_t m, int64_t k, const T* x, int64_t stride, bfloat16* to) {
   for (int64_t i = 0; i < m; i += kPanel, to += steps(k) * kPlanes * kStep) {
-    const int64_t rows = std::min(kPanel, m - i), step = kPlanes * kPanel;
-    const T* const from = x + i * stride;
-    copy_rows<0>(rows, k, from, stride, to, step);
-    if constexpr (kPlanes == kPlanesOfFp32) {
-      copy_rows<1>(rows, k, from, stride, to + kStep, step);
-      copy_rows<2>(rows, k, from, stride, to + 2 * kStep, step);
-    }
+    const int64_t rows = std::min(kPanel, m - i);
+    if constexpr (kPlanes == kPlanesOfFp32)
+      copy_planes(rows, k, x + i * stride, stride, to);
+    else
+      copy_rows<0>(rows, k, x + i * stride, stride, to, kPanel);
   }
 }
 

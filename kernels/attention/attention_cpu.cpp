@@ -76,13 +76,14 @@ class ForwardPass : Pass<T, P> {
         y_sums_(kTile * width_) {}
 
   void run() const {
-    units_.run(UnitPhase{[&](int64_t unit) { return static_cast<int64_t>(Base::group_of(unit).keys_read.size()); },
-                         [&](int64_t unit, int64_t place, int64_t slot) { pack(unit, place, slot); }},
-               UnitPhase{[&](int64_t unit) { return static_cast<int64_t>(Base::group_of(unit).queries.size()) * group_; },
-                         [&](int64_t unit, int64_t piece, int64_t slot) {
-                           attend(Base::group_of(unit).queries[static_cast<size_t>(piece / group_)],
-                                  Base::kv_head_of(unit) * group_ + piece % group_, slot);
-                         }});
+    units_.template run<typename P::Session>(
+        UnitPhase{[&](int64_t unit) { return static_cast<int64_t>(Base::group_of(unit).keys_read.size()); },
+                  [&](int64_t unit, int64_t place, int64_t slot) { pack(unit, place, slot); }},
+        UnitPhase{[&](int64_t unit) { return static_cast<int64_t>(Base::group_of(unit).queries.size()) * group_; },
+                  [&](int64_t unit, int64_t piece, int64_t slot) {
+                    attend(Base::group_of(unit).queries[static_cast<size_t>(piece / group_)],
+                           Base::kv_head_of(unit) * group_ + piece % group_, slot);
+                  }});
   }
 
  private:
@@ -100,10 +101,10 @@ class ForwardPass : Pass<T, P> {
   }
 
   void attend(const QueryTile& queries, int64_t head, int64_t slot) const {
-    [[maybe_unused]] const typename P::Session session;
     W* const y = y_sums_.mine();
     Statistics statistics;
     std::fill_n(y, queries.tokens.length * width_, W(0));
+    prefetch_rows(width_, y_.rows(queries.tokens, head));
     Base::pack_left(q_.rows(queries.tokens, head), q_room_.mine());
     for (const KeyRun& run : queries.run->keys)
       plan_.keys.for_each(plan_.visibility.keys_of(queries.tokens, TokenRange::of(run)),
@@ -194,7 +195,7 @@ class BackwardPass : Pass<T, P> {
 
   void run() const {
     const auto query_pieces = [&](int64_t unit) { return static_cast<int64_t>(Base::group_of(unit).queries_read.size()) * group_; };
-    units_.run(
+    units_.template run<typename P::Session>(
         UnitPhase{query_pieces, [&](int64_t unit, int64_t place, int64_t slot) { prepare(unit, place, slot); }},
         UnitPhase{[&](int64_t) { return segments_; }, [&](int64_t unit, int64_t segment, int64_t slot) { find(unit, segment, slot); }},
         UnitPhase{[&](int64_t unit) { return args_.dq ? static_cast<int64_t>(Base::group_of(unit).queries.size()) * group_ : 0; },
@@ -241,16 +242,19 @@ class BackwardPass : Pass<T, P> {
 
   // Also where nobody reads the tile: then the gradients are 0.
   void find_key_gradients(const KeyTile& tile, int64_t kv_head, int64_t segment, int64_t slot) const {
-    [[maybe_unused]] const typename P::Session session;
     W *const dk = dk_sums_.mine(), *const dv = dv_sums_.mine();
     std::fill_n(dk, tile.length * width_, W(0));
     std::fill_n(dv, tile.length * width_, W(0));
+    const TokenRange keys{tile.row, tile.begin, tile.length, 0};
+    if (args_.dk) {
+      prefetch_rows(width_, HeadsView<T>(args_.dk).rows(keys, kv_head));
+      prefetch_rows(width_, HeadsView<T>(args_.dv).rows(keys, kv_head));
+    }
     for (const KeyUse& use : tile.uses) {
       const int64_t offset = (use.keys.begin - tile.begin) * width_;
       add_use(use, kv_head, segment, slot, dk + offset, dv + offset);
     }
     if (!args_.dk) return;
-    const TokenRange keys{tile.row, tile.begin, tile.length, 0};
     store_scaled(dk, scale_, HeadsView<T>(args_.dk).rows(keys, kv_head));
     store_scaled(dv, W(1), HeadsView<T>(args_.dv).rows(keys, kv_head));
   }
@@ -335,7 +339,7 @@ class BackwardPass : Pass<T, P> {
 
 void launch(Cpu, const AttentionForward& args) {
   dispatch_float(args.q.dtype(), [&]<class T>(std::type_identity<T>) {
-    if (are_few(args)) return FewQueries<T>(args).run();
+    if (are_few<T>(args)) return FewQueries<T>(args).run();
     with_panels<T>(false, [&]<class P>(P) { ForwardPass<T, P>(args).run(); });
   });
 }

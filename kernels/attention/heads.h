@@ -41,6 +41,14 @@ void store_rows(int64_t rows, int64_t width, const W* factor, const W* from, T* 
     for (int64_t p = 0; p < width; ++p) store(to + i * stride + p, factor[i] * from[i * width + p]);
 }
 
+// Asks for rows that are soon read, or, where T is not const, stored: they lie apart, so that nobody else sees them coming.
+template <class T>
+void prefetch_rows(int64_t width, const HeadRows<T>& rows) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < rows.tokens; ++i)
+    for (int64_t p = 0; p < width; p += kLine) __builtin_prefetch(rows.data + i * rows.stride + p, std::is_const_v<T> ? 0 : 1, 2);
+}
+
 // The parts of a launch that share streamed operands: a group of rows and one kv head. Where there are many, a task is a unit, and its
 // operands stay in the cache of the thread that laid them out; else all units are prepared before all threads work on all of them. The
 // results are the same.
@@ -53,13 +61,16 @@ class Units {
   int64_t slots() const { return whole_ ? omp_get_max_threads() : count_; }
 
   // Calls phase(unit, piece, slot) for each piece in [0, phase.pieces(unit)) of each phase; of a unit, a phase begins when the one before
-  // it is done.
-  template <class... Phases>
+  // it is done. A Session lives while a thread does so.
+  template <class Session, class... Phases>
   void run(const Phases&... phases) const {
     if (whole_)
-      parallel_for(count_, [&](int64_t unit) { (run_pieces(phases, unit, omp_get_thread_num()), ...); });
+      parallel_for(count_, [&](int64_t unit) {
+        [[maybe_unused]] const Session session;
+        (run_pieces(phases, unit, omp_get_thread_num()), ...);
+      });
     else
-      (run_at_once(phases), ...);
+      (run_at_once<Session>(phases), ...);
   }
 
  private:
@@ -67,12 +78,13 @@ class Units {
   static void run_pieces(const Phase& phase, int64_t unit, int64_t slot) {
     for (int64_t piece = 0, n = phase.pieces(unit); piece < n; ++piece) phase.body(unit, piece, slot);
   }
-  template <class Phase>
+  template <class Session, class Phase>
   void run_at_once(const Phase& phase) const {
     std::vector<std::pair<int64_t, int64_t>> all;
     for (int64_t unit = 0; unit < count_; ++unit)
       for (int64_t piece = 0, n = phase.pieces(unit); piece < n; ++piece) all.emplace_back(unit, piece);
     parallel_for(static_cast<int64_t>(all.size()), [&](int64_t i) {
+      [[maybe_unused]] const Session session;
       const auto [unit, piece] = all[static_cast<size_t>(i)];
       phase.body(unit, piece, unit);
     });

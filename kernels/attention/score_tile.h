@@ -39,21 +39,23 @@ W hide_outside(int64_t rows, const Band& band, W scale, W* scores) {
   return 1;
 }
 
-// The largest, or the sum, of a vector's lanes, by halves: a reduction clause would go through them one by one.
-template <class W>
-[[gnu::always_inline]] inline W largest_of(const W (&lanes)[kLanes<W>]) {
+// A vector's lanes put together by halves: a reduction clause would go through them one by one.
+template <class W, class Join>
+[[gnu::always_inline]] inline W folded(const W (&lanes)[kLanes<W>], const Join& join) {
   W x[kLanes<W>];
   std::copy_n(lanes, kLanes<W>, x);
   for (int64_t half = kLanes<W> / 2; half > 0; half /= 2) {
 #pragma omp simd
-    for (int64_t l = 0; l < half; ++l) x[l] = std::max(x[l], x[l + half]);
+    for (int64_t l = 0; l < half; ++l) x[l] = join(x[l], x[l + half]);
   }
   return x[0];
 }
 
-// top [rows] = max(top, scale * scores), and decay [rows] what that takes off of sums made with the old top.
+// Raises top [rows] to the largest scaled score of its row, and finds decay [rows], what that takes off of sums made with the old top. A
+// top that is passed by little stays: a probability of e^kSlack is as good as one of 1, and nothing decays.
 template <class W>
 [[gnu::always_inline]] inline void raise_top(int64_t rows, W scale, const W* scores, W* top, W* decay) {
+  constexpr W kSlack = 8;
   for (int64_t i = 0; i < rows; ++i) {
     W lanes[kLanes<W>];
     std::fill_n(lanes, kLanes<W>, top[i]);
@@ -61,15 +63,16 @@ template <class W>
 #pragma omp simd simdlen(kLanes <W>)
       for (int64_t l = 0; l < kLanes<W>; ++l) lanes[l] = std::max(lanes[l], scale * scores[i * kTile + j + l]);
     }
+    const W largest = folded(lanes, [](W x, W y) { return std::max(x, y); });
     decay[i] = top[i];
-    top[i] = largest_of(lanes);
+    top[i] = largest > top[i] + kSlack ? largest : top[i];
   }
   for (int64_t i = 0; i < rows; ++i) decay[i] = exp_below(decay[i] - top[i]);
 }
 
-// One step of the online softmax. Scores become exp(scale * score - top), where top [rows] is the largest scaled score so far, and sums
-// [rows, kLanes], whose lanes are to be added in the end, follow. Whatever else was summed before top moved is to be multiplied with decay
-// [rows]. top begins finite, so that hidden scores, -infinity, give 0 and never NaN.
+// One step of the online softmax. Scores become exp(scale * score - top), where top [rows] is about the largest scaled score so far, and
+// sums [rows, kLanes], whose lanes are to be added in the end, follow. Whatever else was summed before top moved is to be multiplied with
+// decay [rows]. top begins finite, so that hidden scores, -infinity, give 0 and never NaN.
 template <class W>
 void softmax_step(int64_t rows, W scale, W* scores, W* top, W* sums, W* decay) {
   raise_top(rows, scale, scores, top, decay);
@@ -88,7 +91,7 @@ void softmax_step(int64_t rows, W scale, W* scores, W* top, W* sums, W* decay) {
   }
 }
 
-// rows [n, width] *= decay [n], most of which is 1 once the largest scores have passed.
+// rows [n, width] *= decay [n], most of which is 1.
 template <class W>
 void decay_rows(int64_t n, int64_t width, const W* decay, W* rows) {
   for (int64_t i = 0; i < n; ++i) {
