@@ -16,7 +16,7 @@ Var activation(const Var& x, Activation f) {
   const Tensor y = empty_like(x.data());
   launch(y.device(), ActivationForward{.y = y, .x = x.data(), .f = f});
   return record("activation", {x}, y, [x = x.data(), f](Backprop& b) {
-    const Tensor dx = empty_like(x);
+    const Tensor dx = b.room(0, x);
     launch(dx.device(), ActivationBackward{.dx = dx, .dy = as_rows(b.dy(0)), .x = x, .f = f});
     b.give(0, dx);
   });
@@ -30,7 +30,7 @@ Var gated_activation(const Var& gate, const Var& up, Activation f, double scale)
   const Tensor y = empty_like(gate.data());
   launch(y.device(), GatedActivationForward{.y = y, .gate = gate.data(), .up = up.data(), .f = f, .scale = scale});
   return record("gated_activation", {gate, up}, y, [gate = gate.data(), up = up.data(), f, scale](Backprop& b) {
-    const Tensor dgate = empty_like(gate), dup = empty_like(up);
+    const Tensor dgate = b.room(0, gate), dup = b.room(1, up);
     launch(dgate.device(),
            GatedActivationBackward{.dgate = dgate, .dup = dup, .dy = as_rows(b.dy(0)), .gate = gate, .up = up, .f = f, .scale = scale});
     b.give(0, dgate);

@@ -46,23 +46,24 @@ int64_t visible_pairs(const Spans& spans, const std::optional<int64_t>& window) 
 }
 
 // Where the kernel leaves tokens out, because no span holds them, there must be zeros.
-Tensor query_result(const Tensor& q, const Spans& spans) {
+Tensor with_zeros_outside(const Spans& spans, const Tensor& result) {
   int64_t covered = 0;
   for (const QueryRun& run : spans) covered += run.length;
-  return covered == q.dim(0) * q.dim(1) ? empty_like(q) : zeros_like(q);
+  if (covered < result.dim(0) * result.dim(1)) result.fill(0);
+  return result;
 }
 
 }  // namespace
 
 Var attention(const Var& q, const Var& k, const Var& v, const Spans& spans, const AttentionOptions& options) {
   check(q.data(), k.data(), v.data(), spans, options);
-  const Tensor y = query_result(q.data(), spans);
+  const Tensor y = with_zeros_outside(spans, empty_like(q.data()));
   const Tensor lse = Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, wide(q.dtype()), y.device());
   launch(y.device(), AttentionForward{.y = y, .lse = lse, .q = q.data(), .k = k.data(), .v = v.data(), .spans = spans, .options = options});
   return record("attention", {q, k, v}, y, [q = q.data(), k = k.data(), v = v.data(), y, lse, spans, options](Backprop& b) {
     const bool keys_wanted = b.wanted(1) || b.wanted(2);
-    const Tensor dq = b.wanted(0) ? query_result(q, spans) : Tensor();
-    const Tensor dk = keys_wanted ? empty_like(k) : Tensor(), dv = keys_wanted ? empty_like(v) : Tensor();
+    const Tensor dq = b.wanted(0) ? with_zeros_outside(spans, b.room(0, q)) : Tensor();
+    const Tensor dk = keys_wanted ? b.room(1, k) : Tensor(), dv = keys_wanted ? b.room(2, v) : Tensor();
     launch(y.device(), AttentionBackward{.dq = dq,
                                          .dk = dk,
                                          .dv = dv,

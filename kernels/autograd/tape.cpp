@@ -59,19 +59,39 @@ void Backprop::give(int input, Tensor dx) {
   if (dx && to.node_ >= 0) tape_.accumulate(to.node_, to.output_, dx);
 }
 
+Tensor Backprop::place(int input) const {
+  const Var& to = tape_.nodes_[node_].inputs[input];
+  return to.node_ >= 0 ? tape_.place_of(to.node_, to.output_) : Tensor();
+}
+
+Tensor Backprop::room(int input, const Tensor& like) const {
+  const Tensor reserved = place(input);
+  return reserved ? reserved : empty_like(like);
+}
+
+Tensor Backprop::take(int input) {
+  const Var& from = tape_.nodes_[node_].inputs[input];
+  if (from.node_ < 0) return {};
+  Tape::Node& node = tape_.nodes_[from.node_];
+  Tensor& sum = node.grads[from.output_];
+  if (!sum || node.placed[from.output_] || !sum.contiguous()) return {};
+  Tensor taken = std::exchange(sum, {});
+  return taken.storage().use_count() > 1 ? taken.contiguous_copy() : taken;
+}
+
 void Backprop::later(std::function<void(Backprop&)> weight_part) {
   if (!tape_.deferring_) return weight_part(*this);
   deferred_ = true;
   tape_.deferred_.push_back({tape_.nodes_[node_].op, std::move(weight_part), Tape::leaves_of(tape_.nodes_[node_])});
 }
 
-Vars record(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule) {
+Vars record(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule, Place place) {
   if (Timeline* const timeline = Timeline::recording()) {
     const double written = bytes_of(outputs, inputs);
     timeline->add_forward(op, {.bytes = written == 0 ? 0 : written + bytes_of(inputs)});
   }
   Tape* tape = tape_of(inputs);
-  return tape ? tape->write(op, inputs, outputs, std::move(rule)) : constants(outputs);
+  return tape ? tape->write(op, inputs, outputs, std::move(rule), std::move(place)) : constants(outputs);
 }
 
 Tensors Pass::once(const std::function<Tensors()>& receive) {
@@ -101,13 +121,15 @@ Var Tape::input(Tensor x) {
   return var;
 }
 
-Vars Tape::write(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule) {
+Vars Tape::write(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule, Place place) {
   const auto node = static_cast<int64_t>(nodes_.size());
   Node& made = nodes_.emplace_back();
   made.op = op;
   made.outputs = static_cast<int>(outputs.size());
   made.rule = std::move(rule);
+  made.place = std::move(place);
   made.grads.resize(outputs.size());
+  made.placed.resize(outputs.size());
   if (Timeline::recording()) {
     const double written = bytes_of(outputs, inputs);  // reads the inputs and the outputs' gradients, writes the inputs' gradients
     made.bytes = written == 0 ? 0 : written + 2 * bytes_of(inputs);
@@ -122,16 +144,25 @@ Vars Tape::write(const char* op, const Vars& inputs, const Tensors& outputs, Rul
   return results;
 }
 
+// Whoever asks second, or finds a gradient there already, gets none: it would overwrite the first.
+Tensor Tape::place_of(int64_t index, int output) {
+  Node& node = nodes_[index];
+  if (!node.place || node.grads[output] || node.placed[output]) return {};
+  return node.placed[output] = node.place(Backprop(*this, index), output);
+}
+
 void Tape::accumulate(int64_t node, int output, const Tensor& dx) {
   Tensor& sum = nodes_[node].grads[output];
+  const Tensor& place = nodes_[node].placed[output];
   if (!sum) {
     sum = dx;
     return;
   }
   expect(sum.shape() == dx.shape() && sum.dtype() == dx.dtype(), "{}: gradient of output {}: expected {} {}, given {} {}", nodes_[node].op,
          output, sum.dtype(), sum.shape(), dx.dtype(), dx.shape());
-  // Someone else may hold it: a rule gave one tensor to several inputs, or keeps it for a weight part.
-  if (sum.storage().use_count() > 1) sum = sum.contiguous_copy();
+  // Someone else may hold it, unless it was computed in its place: a rule gave one tensor to several inputs, or keeps it for a weight part.
+  const bool in_place = place && sum.storage() == place.storage();
+  if (!in_place && sum.storage().use_count() > 1) sum = sum.contiguous_copy();
   sum.add(dx);
 }
 
@@ -170,6 +201,8 @@ Tensors Tape::backward(const Vars& roots, const Tensors& seeds) {
     run(node);
     if (is_input) input_grads[node] = nodes_[node].grads[0];
     nodes_[node].grads.clear();
+    nodes_[node].placed.clear();
+    nodes_[node].place = {};
     nodes_[node].inputs.clear();
   }
   Tensors result;

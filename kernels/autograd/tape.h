@@ -63,9 +63,15 @@ class Backprop {
  public:
   const Tensor& dy(int output) const;  // empty: nobody used that output
   bool wanted(int input) const;
-  void give(int input, Tensor dx);                                                 // an empty dx gives nothing; ignored where not wanted
+  void give(int input, Tensor dx);  // an empty dx gives nothing; ignored where not wanted
+  // Where to compute the gradient that the rule then gives, and keeps nowhere else: `like` in shape and dtype. Of a part of a whole it is
+  // the part's place in the whole's gradient, with a dense last dim, so that backward need not put the parts together; else a new tensor.
+  Tensor room(int input, const Tensor& like) const;
+  Tensor place(int input) const;                                                   // the same, but empty where there is no such place
   Tensor& sum_into(const Var& parameter) const { return parameter.leaf()->grad; }  // the op does +=
-  void later(std::function<void(Backprop&)> weight_part);                          // runs now, or at Tape::run_deferred(); must not give()
+  // What other uses have given the input so far, dense, for a rule that adds to it while it computes and gives the sum; empty: nothing.
+  Tensor take(int input);
+  void later(std::function<void(Backprop&)> weight_part);  // runs now, or at Tape::run_deferred(); must not give()
 
  private:
   friend class Tape;
@@ -77,11 +83,13 @@ class Backprop {
 };
 
 using Rule = std::function<void(Backprop&)>;
+// Where an output's gradient has its place beforehand (Backprop::place); empty: nowhere.
+using Place = std::function<Tensor(const Backprop&, int output)>;
 
 // Makes the outputs of an op from its inputs; remembers `rule` where a tape is to be written. All taped inputs share one tape.
-Vars record(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule);
-inline Var record(const char* op, const Vars& inputs, const Tensor& output, Rule rule) {
-  return record(op, inputs, Tensors{output}, std::move(rule)).front();
+Vars record(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule, Place place = {});
+inline Var record(const char* op, const Vars& inputs, const Tensor& output, Rule rule, Place place = {}) {
+  return record(op, inputs, Tensors{output}, std::move(rule), std::move(place)).front();
 }
 
 enum class Recompute { kNone, kFull };
@@ -129,14 +137,16 @@ class Tape {
 
  private:
   friend class Backprop;
-  friend Vars record(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule);
+  friend Vars record(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule, Place place);
 
   struct Node {
     const char* op;
     Vars inputs;  // without their tensors: only where gradients go
     int outputs = 0;
     Rule rule;
+    Place place;
     Tensors grads;     // by output
+    Tensors placed;    // by output: the place, once a rule has asked for it
     double bytes = 0;  // that backward has to read and write at least, where a timeline is recorded
   };
   struct Deferred {
@@ -146,7 +156,8 @@ class Tape {
   };
 
   Var attach(Tensor x, int64_t node, int output);
-  Vars write(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule);
+  Vars write(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule, Place place = {});
+  Tensor place_of(int64_t node, int output);
   void accumulate(int64_t node, int output, const Tensor& dx);
   void run(int64_t node);
   static void contributed(const std::vector<std::shared_ptr<Leaf>>& leaves);

@@ -29,7 +29,7 @@ Var causal_conv1d_silu(const Var& x, const Var& weight, const Var& bias, const V
   launch(y.device(),
          CausalConv1dForward{.y = y, .x = x.data(), .weight = weight.data(), .bias = bias.data(), .halo = before, .runs = runs});
   return record("causal_conv1d_silu", {x, weight, bias, halo}, y, [x = x.data(), weight, bias, before, runs](Backprop& b) {
-    const Tensor dx = empty_like(x), none;
+    const Tensor dx = b.room(0, x), none;
     const Tensor d_halo = b.wanted(3) ? Tensor::zeros(before.shape(), wide(x.dtype()), x.device()) : none;
     launch(dx.device(), CausalConv1dBackward{.dx = dx,
                                              .d_halo = d_halo,

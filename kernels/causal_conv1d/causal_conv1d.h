@@ -23,7 +23,7 @@ struct CausalConv1dForward {
 void launch(Cpu, const CausalConv1dForward& args);
 
 struct CausalConv1dBackward {
-  const Tensor& dx;                 // dense
+  const Tensor& dx;                 // rows
   const Tensor& d_halo;             // added to, in the wide type; empty: not wanted
   const Tensor &d_weight, &d_bias;  // added to, in the wide type; empty: not wanted
   const Tensor& dy;

@@ -62,15 +62,16 @@ void slopes_of_tokens(int64_t tokens, int64_t channels, int64_t taps, const T* c
     });
 }
 
-// dx = sum_j weight_j dz_j, where rows hold the dz of the tokens that see a token; dx has dense rows.
+// dx = sum_j weight_j dz_j, where rows hold the dz of the tokens that see a token.
 template <class Out, class W>
-void input_gradients(int64_t tokens, int64_t channels, int64_t taps, const W* const* rows, const W* weight, const W* zeros, Out* dx) {
+void input_gradients(int64_t tokens, int64_t channels, int64_t taps, const W* const* rows, const W* weight, const W* zeros, Out* dx,
+                     int64_t dx_stride) {
   for (int64_t i = 0; i < tokens; ++i)
     for_each_block(channels, [&]<int kWidth>(int64_t c) {
       W sum[kWidth];
       weighted_sum<kWidth>(taps, c, channels, rows + i, weight, zeros, sum);
 #pragma omp simd
-      for (int s = 0; s < kWidth; ++s) store(dx + i * channels + c + s, sum[s]);
+      for (int s = 0; s < kWidth; ++s) store(dx + i * dx_stride + c + s, sum[s]);
     });
 }
 
@@ -268,7 +269,7 @@ template <class T>
 void run_backward(const CausalConv1dBackward& args) {
   using W = Wide<T>;
   const Operands<T> in(args.x, args.weight, args.bias, args.halo, args.runs);
-  const Rows<T> dy = rows_of<T>(args.dy, "causal_conv1d: dy");
+  const Rows<T> dy = rows_of<T>(args.dy, "causal_conv1d: dy"), dx = rows_of<T>(args.dx, "causal_conv1d: dx");
   const int64_t channels = in.channels, taps = in.taps, before = taps - 1;
   const std::vector<W> reversed = reversed_taps(in.weight, taps, channels), zeros(static_cast<size_t>(channels));
   const auto tasks = tasks_of(args.runs);
@@ -276,18 +277,17 @@ void run_backward(const CausalConv1dBackward& args) {
   const bool weights_wanted = args.d_weight || args.d_bias;
   const Tensor partials = Tensor::zeros({weights_wanted ? task_count : 0, taps + 1, channels}, dtype_of<W>());
   const Tensor d_before = Tensor::empty({args.d_halo ? run_count : 0, before, channels}, dtype_of<W>());  // several runs may share a halo
-  T* dx = args.dx.data<T>();
   W *partial = partials.data<W>(), *d_run = d_before.data<W>();
 
   parallel_for(task_count, [&](int64_t task) {
     for (const Piece& piece : tasks[task]) {
       const Run& run = in.runs[piece.run];
       const Slopes<T> slopes(in, dy, piece, zeros.data());
-      const auto give = [&]<class To>(int64_t first, int64_t count, To* to) {
-        vectorized<input_gradients<To, W>>(count, channels, taps, slopes.seeing_input(first), reversed.data(), zeros.data(), to);
+      const auto give = [&]<class To>(int64_t first, int64_t count, To* to, int64_t stride) {
+        vectorized<input_gradients<To, W>>(count, channels, taps, slopes.seeing_input(first), reversed.data(), zeros.data(), to, stride);
       };
-      give(before, piece.end - piece.begin, dx + in.row_of(run, piece.begin) * channels);
-      if (args.d_halo && piece.begin == 0 && !run.opens()) give(0, before, d_run + piece.run * before * channels);
+      give(before, piece.end - piece.begin, dx[in.row_of(run, piece.begin)], dx.stride);
+      if (args.d_halo && piece.begin == 0 && !run.opens()) give(0, before, d_run + piece.run * before * channels, channels);
       if (weights_wanted)
         vectorized<add_weight_gradient<T>>(piece.end - piece.begin, channels, taps, slopes.dz(), slopes.inputs(),
                                            partial + task * (taps + 1) * channels);

@@ -119,9 +119,9 @@ double Ceilings::of(DType dtype) const {
 }
 
 Ceilings measure_ceilings() {
-  Ceilings ceilings{.fp64 = vector_rate<double>(), .fp32 = vector_rate<float>()};
-  ceilings.bf16 = std::max(ceilings.fp32, tile_rate());
-  return ceilings;
+  constexpr double kProductsOfPlanes = 6;  // amx.h
+  const double vectors = vector_rate<float>(), tiles = tile_rate();
+  return {.fp64 = vector_rate<double>(), .fp32 = std::max(vectors, tiles / kProductsOfPlanes), .bf16 = std::max(vectors, tiles)};
 }
 
 double measure_memory() {

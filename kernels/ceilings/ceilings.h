@@ -7,8 +7,9 @@
 namespace ropewalk {
 
 struct Ceilings {
-  double fp64 = 0, fp32 = 0;  // FLOP/s of fused multiply-adds on vectors
-  double bf16 = 0;            // of AMX tiles; where there are none bf16 is computed as fp32
+  double fp64 = 0;  // FLOP/s of fused multiply-adds on vectors
+  double fp32 = 0;  // the same, or of AMX tiles in planes of bf16 (amx.h), whichever is more
+  double bf16 = 0;  // of AMX tiles; where there are none bf16 is computed as fp32
   double of(DType dtype) const;
 };
 Ceilings measure_ceilings();

@@ -14,7 +14,7 @@ Var gated_norm(const Var& y, const Var& z, const Var& weight, int64_t groups, do
   const Tensor out = empty_like(y.data()), rstd = Tensor::empty(y.shape().with(-1, groups), wide(y.dtype()), y.data().device());
   launch(out.device(), GatedNormForward{.out = out, .rstd = rstd, .y = y.data(), .z = z.data(), .weight = weight.data(), .eps = eps});
   return record("gated_norm", {y, z, weight}, out, [y = y.data(), z = z.data(), weight, rstd](Backprop& b) {
-    const Tensor dy = empty_like(y), dz = empty_like(z);
+    const Tensor dy = b.room(0, y), dz = b.room(1, z);
     const Tensor d_out = is_rows(b.dy(0)) ? b.dy(0) : b.dy(0).contiguous_copy();
     launch(dy.device(), GatedNormBackward{.dy = dy,
                                           .dz = dz,

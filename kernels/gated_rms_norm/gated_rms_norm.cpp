@@ -22,7 +22,7 @@ Var gated_square_sum(const Var& y, const Var& z, int64_t groups) {
   launch(square_sum.device(), GatedSquareSumForward{.square_sum = square_sum, .y = y.data(), .z = z.data()});
   return record("gated_square_sum", {y, z}, square_sum, [y = y.data(), z = z.data()](Backprop& b) {
     if (!b.wanted(0) && !b.wanted(1)) return;
-    const Tensor dy = empty_like(y), dz = empty_like(z);
+    const Tensor dy = b.room(0, y), dz = b.room(1, z);
     launch(dy.device(), GatedSquareSumBackward{.dy = dy, .dz = dz, .d_square_sum = as_rows(b.dy(0)), .y = y, .z = z});
     b.give(0, dy);
     b.give(1, dz);
@@ -64,7 +64,7 @@ Var gated_rms_norm(const Var& y, const Var& z, const Var& weight, const Var& squ
                                            .eps = eps});
   return record("gated_rms_norm", {y, z, weight, square_sum}, out,
                 [y = y.data(), z = z.data(), weight, square_sum = square_sum.data(), group_width, eps](Backprop& b) {
-                  const Tensor dy = empty_like(y), dz = empty_like(z), d_square_sum = empty_like(square_sum);
+                  const Tensor dy = b.room(0, y), dz = b.room(1, z), d_square_sum = empty_like(square_sum);
                   launch(dy.device(), GatedRmsNormBackward{.dy = dy,
                                                            .dz = dz,
                                                            .dweight = b.wanted(2) ? b.sum_into(weight) : Tensor(),

@@ -20,9 +20,10 @@ Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps, DTy
   launch(y.device(),
          LayerNormForward{.y = y, .mean = mean, .rstd = rstd, .x = x.data(), .weight = weight.data(), .bias = bias.data(), .eps = eps});
   return record("layer_norm", {x, weight, bias}, y, [x = x.data(), weight, bias, mean, rstd](Backprop& b) {
-    const Tensor dx = b.wanted(0) ? empty_like(x) : Tensor();
+    const Tensor sum = b.take(0), dx = sum || !b.wanted(0) ? sum : empty_like(x);
     const Tensor dy = is_rows(b.dy(0)) ? b.dy(0) : b.dy(0).contiguous_copy();
     launch(dy.device(), LayerNormBackward{.dx = dx,
+                                          .accumulate = bool(sum),
                                           .dweight = b.wanted(1) ? b.sum_into(weight) : Tensor(),
                                           .dbias = b.wanted(2) ? b.sum_into(bias) : Tensor(),
                                           .dy = dy,

@@ -17,7 +17,9 @@ struct LayerNormForward {
 // With h = (x - mean) * rstd and g = dy * weight: dx = rstd * (g - mean(g) - h * mean(g * h)); dweight += sum over rows of dy * h,
 // dbias += sum over rows of dy. Each may be empty.
 struct LayerNormBackward {
-  const Tensor &dx, &dweight, &dbias;
+  const Tensor& dx;
+  bool accumulate = false;  // dx +=
+  const Tensor &dweight, &dbias;
   const Tensor &dy, &x, &weight, &mean, &rstd;
 };
 void launch(Cpu, const LayerNormForward& args);

@@ -38,7 +38,7 @@ void normalize_row(int64_t n, const X* x, const Wide<X>* weight, const Wide<X>* 
 }
 
 template <class X, class Y>
-void input_gradient(int64_t n, const Y* dy, const X* x, const Wide<X>* weight, Wide<X> mean, Wide<X> rstd, X* dx) {
+void input_gradient(int64_t n, const Y* dy, const X* x, const Wide<X>* weight, Wide<X> mean, Wide<X> rstd, bool accumulate, X* dx) {
   using W = Wide<X>;
   W sum = 0, dot = 0;
 #pragma omp simd reduction(+ : sum, dot)
@@ -48,8 +48,13 @@ void input_gradient(int64_t n, const Y* dy, const X* x, const Wide<X>* weight, W
     dot += g * (W(x[i]) - mean);
   }
   const W level = sum / static_cast<W>(n), along = dot * rstd * rstd / static_cast<W>(n);
+  if (accumulate) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) store(dx + i, rstd * (W(dy[i]) * weight[i] - level - (W(x[i]) - mean) * along));
+    for (int64_t i = 0; i < n; ++i) store(dx + i, W(dx[i]) + rstd * (W(dy[i]) * weight[i] - level - (W(x[i]) - mean) * along));
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) store(dx + i, rstd * (W(dy[i]) * weight[i] - level - (W(x[i]) - mean) * along));
+  }
 }
 
 // partial: n sums for dweight, then n for dbias.
@@ -92,7 +97,7 @@ void backward(const LayerNormBackward& args) {
   const bool parameters = args.dweight || args.dbias;
   const Tensor sums = row_sums<W>(x.count, parameters ? 2 * x.width : 0, [&](int64_t begin, int64_t end, W* partial) {
     for (int64_t row = begin; row < end; ++row) {
-      if (dx) vectorized<input_gradient<X, Y>>(x.width, dy[row], x[row], weight, mean[row], rstd[row], dx + row * x.width);
+      if (dx) vectorized<input_gradient<X, Y>>(x.width, dy[row], x[row], weight, mean[row], rstd[row], args.accumulate, dx + row * x.width);
       if (parameters) vectorized<add_parameter_gradients<X, Y>>(x.width, dy[row], x[row], mean[row], rstd[row], partial);
     }
   });

@@ -23,9 +23,10 @@ Var rms_norm(const Var& x, const Var& weight, double eps, DType out, bool zero_c
   const Tensor rstd = Tensor::empty(x.shape().with(-1, heads), wide(x.dtype()), x.data().device());
   launch(y.device(), RmsNormForward{.y = y, .rstd = rstd, .x = x.data(), .weight = gain_of(weight, zero_centered), .eps = eps});
   return record("rms_norm", {x, weight}, y, [x = x.data(), weight, rstd, zero_centered](Backprop& b) {
-    const Tensor dx = b.wanted(0) ? empty_like(x) : Tensor();
+    const Tensor sum = b.take(0), dx = sum || !b.wanted(0) ? sum : empty_like(x);
     const Tensor dy = is_rows(b.dy(0)) ? b.dy(0) : b.dy(0).contiguous_copy();
     launch(dy.device(), RmsNormBackward{.dx = dx,
+                                        .accumulate = bool(sum),
                                         .dweight = b.wanted(1) ? b.sum_into(weight) : Tensor(),
                                         .dy = dy,
                                         .x = x,

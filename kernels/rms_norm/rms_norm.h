@@ -16,9 +16,11 @@ struct RmsNormForward {
   const Tensor &x, &weight;
   double eps;
 };
-// With h = x * rstd: dx = rstd * (dy * weight - h * mean(dy * weight * h)); dweight += sum over rows of dy * h. Either may be empty.
+// With h = x * rstd: dx = rstd * (dy * weight - h * mean(dy * weight * h)); dweight += sum over rows of dy * h. Gradients may be empty.
 struct RmsNormBackward {
-  const Tensor &dx, &dweight;
+  const Tensor& dx;
+  bool accumulate = false;  // dx +=
+  const Tensor& dweight;
   const Tensor &dy, &x, &weight, &rstd;
 };
 void launch(Cpu, const RmsNormForward& args);

@@ -2,6 +2,7 @@
 
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/tensor/row_sums.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -21,17 +22,24 @@ Wide<X> square_sum(int64_t n, const X* x) {
 template <class X, class Y>
 void scale_row(int64_t n, const X* x, const Wide<X>* weight, Wide<X> rstd, Y* y) {
   using W = Wide<X>;
-  for (int64_t i = 0; i < n; ++i) y[i] = Y(W(x[i]) * rstd * weight[i]);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) store(y + i, W(x[i]) * rstd * weight[i]);
 }
 
 template <class X, class Y>
-void input_gradient(int64_t n, const Y* dy, const X* x, const Wide<X>* weight, Wide<X> rstd, X* dx) {
+void input_gradient(int64_t n, const Y* dy, const X* x, const Wide<X>* weight, Wide<X> rstd, bool accumulate, X* dx) {
   using W = Wide<X>;
   W dot = 0;
 #pragma omp simd reduction(+ : dot)
   for (int64_t i = 0; i < n; ++i) dot += W(dy[i]) * weight[i] * W(x[i]);
   const W along = dot * rstd * rstd / static_cast<W>(n);
-  for (int64_t i = 0; i < n; ++i) dx[i] = X(rstd * (W(dy[i]) * weight[i] - W(x[i]) * along));
+  if (accumulate) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) store(dx + i, W(dx[i]) + rstd * (W(dy[i]) * weight[i] - W(x[i]) * along));
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) store(dx + i, rstd * (W(dy[i]) * weight[i] - W(x[i]) * along));
+  }
 }
 
 template <class X, class Y>
@@ -72,7 +80,7 @@ void backward(const RmsNormBackward& args) {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t head = 0, c = 0; head < rstd.width; ++head, c += n) {
         const W r = rstd[row][head];
-        if (dx) vectorized<input_gradient<X, Y>>(n, dy[row] + c, x[row] + c, weight, r, dx + row * x.width + c);
+        if (dx) vectorized<input_gradient<X, Y>>(n, dy[row] + c, x[row] + c, weight, r, args.accumulate, dx + row * x.width + c);
         if (args.dweight) vectorized<add_weight_gradient<X, Y>>(n, dy[row] + c, x[row] + c, r, partial);
       }
   });

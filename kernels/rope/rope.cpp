@@ -22,7 +22,7 @@ Var rope(const Var& x, const Tensor& position, const RopeOptions& options) {
   launch(y.device(), Rope{.y = y, .x = x.data(), .position = position, .rotated = *rotated, .theta = options.theta, .turn = 1});
   return record("rope", {x}, y, [position, rotated = *rotated, theta = options.theta](Backprop& b) {
     const Tensor dy = b.dy(0).stride(-1) == 1 ? b.dy(0) : b.dy(0).contiguous_copy();
-    const Tensor dx = empty_like(dy);
+    const Tensor dx = b.room(0, dy);
     launch(dx.device(), Rope{.y = dx, .x = dy, .position = position, .rotated = rotated, .theta = theta, .turn = -1});
     b.give(0, dx);
   });

@@ -24,9 +24,8 @@ Var rope(const Var& x, const Tensor& position, const RopeOptions& options);
 
 // Rotates by `turn` times the angle: 1 forward, -1 backward.
 struct Rope {
-  const Tensor& y;  // dense
-  const Tensor &x, &position;
-  int64_t rotated;  // channels, R
+  const Tensor &y, &x, &position;  // y as x: any view whose last dim is dense
+  int64_t rotated;                 // channels, R
   double theta;
   int turn;
 };

@@ -1,9 +1,13 @@
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <vector>
 
 #include "kernels/rope/rope.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -11,35 +15,40 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 14;  // elements a task
 
-// cos and sin of each pair's angle at one position, `half` of each.
+// cos and sin of the angles at positions [0, count), `half` cosines and then `half` sines a position.
 template <class W>
-struct Turns {
-  Turns(const Rope& args, int64_t half);
-  const W* at(int64_t token) const { return table.data() + 2 * half * entry[static_cast<size_t>(token)]; }
+struct Angles {
+  Angles(double theta, int64_t half, int64_t count);
+  const W* at(int64_t position) const { return table.data() + 2 * half * position; }
 
-  int64_t half;
-  std::vector<int64_t> entry;  // by token: tokens at the same position of their documents share one
-  std::vector<W> table;        // by distinct position: cosines, then sines
+  int64_t half, count;
+  std::vector<W> table;
 };
 
 template <class W>
-Turns<W>::Turns(const Rope& args, int64_t half) : half(half), entry(args.position.to_vector<int64_t>()) {
-  std::vector<int64_t> distinct = entry;
-  std::sort(distinct.begin(), distinct.end());
-  distinct.erase(std::unique(distinct.begin(), distinct.end()), distinct.end());
-  for (int64_t& e : entry) e = std::lower_bound(distinct.begin(), distinct.end(), e) - distinct.begin();
-
+Angles<W>::Angles(double theta, int64_t half, int64_t count) : half(half), count(count), table(static_cast<size_t>(2 * half * count)) {
   std::vector<double> frequency(static_cast<size_t>(half));
-  for (int64_t i = 0; i < half; ++i) frequency[i] = args.turn * std::pow(args.theta, -static_cast<double>(i) / static_cast<double>(half));
-  table.resize(2 * static_cast<size_t>(half) * distinct.size());
-  parallel_ranges(static_cast<int64_t>(distinct.size()), 32, [&](int64_t begin, int64_t end) {
+  for (int64_t i = 0; i < half; ++i) frequency[i] = std::pow(theta, -static_cast<double>(i) / static_cast<double>(half));
+  parallel_ranges(count, 32, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p)
       for (int64_t i = 0; i < half; ++i) {
-        const double angle = static_cast<double>(distinct[p]) * frequency[i];
+        const double angle = static_cast<double>(p) * frequency[i];
         table[2 * half * p + i] = static_cast<W>(std::cos(angle));
         table[2 * half * p + half + i] = static_cast<W>(std::sin(angle));
       }
   });
+}
+
+// Kept for the launches to come, all layers of a model turn alike; made anew, twice as long, where a longer document comes.
+template <class W>
+std::shared_ptr<const Angles<W>> angles_of(double theta, int64_t half, int64_t count) {
+  static std::mutex mutex;
+  static std::map<std::pair<double, int64_t>, std::shared_ptr<const Angles<W>>> kept;
+  const std::scoped_lock lock(mutex);
+  std::shared_ptr<const Angles<W>>& angles = kept[{theta, half}];
+  if (!angles || angles->count < count)
+    angles = std::make_shared<const Angles<W>>(theta, half, std::max(count, angles ? 2 * angles->count : 0));
+  return angles;
 }
 
 // A head's width, and half of what of it turns.
@@ -47,16 +56,18 @@ struct HeadShape {
   int64_t width, half;
 };
 
-// The heads of one token; y is dense.
+// The heads of one token.
 template <class T>
-void rotate(int64_t heads, HeadShape shape, const T* x, int64_t x_stride, const Wide<T>* cosine, const Wide<T>* sine, T* y) {
+void rotate(int64_t heads, HeadShape shape, const T* x, int64_t x_stride, const Wide<T>* cosine, const Wide<T>* sine, Wide<T> turn, T* y,
+            int64_t y_stride) {
   using W = Wide<T>;
   const int64_t half = shape.half;
-  for (int64_t h = 0; h < heads; ++h, x += x_stride, y += shape.width) {
+  for (int64_t h = 0; h < heads; ++h, x += x_stride, y += y_stride) {
+#pragma omp simd
     for (int64_t i = 0; i < half; ++i) {
-      const W first = W(x[i]), second = W(x[half + i]);
-      y[i] = T(first * cosine[i] - second * sine[i]);
-      y[half + i] = T(second * cosine[i] + first * sine[i]);
+      const W first = W(x[i]), second = W(x[half + i]), s = turn * sine[i];
+      store(y + i, first * cosine[i] - second * s);
+      store(y + half + i, second * cosine[i] + first * s);
     }
     for (int64_t i = 2 * half; i < shape.width; ++i) y[i] = x[i];
   }
@@ -64,19 +75,25 @@ void rotate(int64_t heads, HeadShape shape, const T* x, int64_t x_stride, const 
 
 template <class T>
 void run(const Rope& args) {
-  const int64_t length = args.x.dim(1), heads = args.x.dim(2);
+  if (args.x.numel() == 0) return;
+  const int64_t length = args.x.dim(1), heads = args.x.dim(2), tokens = args.x.dim(0) * length;
   const HeadShape shape{.width = args.x.dim(3), .half = args.rotated / 2};
-  const Turns<Wide<T>> turns(args, shape.half);
-  const T* x = args.x.data<T>();
-  T* y = args.y.data<T>();
-  parallel_ranges(
-      args.x.dim(0) * length, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, heads * shape.width)), [&](int64_t begin, int64_t end) {
-        for (int64_t token = begin; token < end; ++token) {
-          const T* x_HP = x + token / length * args.x.stride(0) + token % length * args.x.stride(1);
-          const auto* cosine = turns.at(token);
-          vectorized<rotate<T>>(heads, shape, x_HP, args.x.stride(2), cosine, cosine + shape.half, y + token * heads * shape.width);
-        }
-      });
+  const std::vector<int64_t> position = args.position.to_vector<int64_t>();
+  const int64_t last = *std::max_element(position.begin(), position.end());
+  const auto angles = angles_of<Wide<T>>(args.theta, shape.half, last + 1);
+  const auto turn = static_cast<Wide<T>>(args.turn);
+  const T* const x = args.x.data<T>();
+  T* const y = args.y.data<T>();
+  const auto at = [&](const Tensor& tensor, int64_t token) {
+    return token / length * tensor.stride(0) + token % length * tensor.stride(1);
+  };
+  parallel_ranges(tokens, std::max<int64_t>(1, kGrain / (heads * shape.width)), [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin; token < end; ++token) {
+      const auto* const cosine = angles->at(position[static_cast<size_t>(token)]);
+      vectorized<rotate<T>>(heads, shape, x + at(args.x, token), args.x.stride(2), cosine, cosine + shape.half, turn, y + at(args.y, token),
+                            args.y.stride(2));
+    }
+  });
 }
 
 }  // namespace

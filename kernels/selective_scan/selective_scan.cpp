@@ -88,9 +88,9 @@ SelectiveScan selective_scan(const SelectiveScanInputs& in) {
 
   const auto backward = [operands, borders, a_log = in.a_log, dt_bias = in.dt_bias, d_skip = in.d_skip](Backprop& b) {
     const SelectiveScanOperands then = operands();
-    const SelectiveScanGradients gradients{.x = empty_like(then.x),
-                                           .dt = empty_like(then.dt),
-                                           .z = then.z ? empty_like(then.z) : Tensor(),
+    const SelectiveScanGradients gradients{.x = b.room(0, then.x),
+                                           .dt = b.room(1, then.dt),
+                                           .z = then.z ? b.room(2, then.z) : Tensor(),
                                            .b = empty_like(then.b),
                                            .c = empty_like(then.c),
                                            .a_log = gradient_of(b, 5, a_log),

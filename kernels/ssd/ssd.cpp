@@ -96,9 +96,9 @@ SsdStates ssd_chunk_states(const SsdInputs& in) {
   launch(decay.device(), SsdStatesForward{.decay = decay, .local = local, .in = now});
   const auto backward = [operands, a_log = in.a_log, dt_bias = in.dt_bias, heads](Backprop& b) {
     const SsdOperands then = operands();
-    const SsdGradients gradients{.v = empty_like(then.v),
-                                 .dt = empty_like(then.dt),
-                                 .b = empty_like(then.b),
+    const SsdGradients gradients{.v = b.room(0, then.v),
+                                 .dt = b.room(1, then.dt),
+                                 .b = b.room(2, then.b),
                                  .a_log = gradient_of(b, 3, a_log),
                                  .dt_bias = gradient_of(b, 4, dt_bias)};
     const DType wide_type = wide(then.v.dtype());
@@ -133,10 +133,10 @@ Var ssd_chunk_outputs(const SsdInputs& in, const Var& h0) {
   launch(y.device(), SsdOutputsForward{.y = y, .in = now, .h0 = h0.data()});
   const auto backward = [operands, h0 = h0.data(), a_log = in.a_log, dt_bias = in.dt_bias, d_skip = in.d_skip](Backprop& b) {
     const SsdOperands then = operands();
-    const SsdGradients gradients{.v = empty_like(then.v),
-                                 .dt = empty_like(then.dt),
-                                 .b = empty_like(then.b),
-                                 .c = empty_like(then.c),
+    const SsdGradients gradients{.v = b.room(0, then.v),
+                                 .dt = b.room(1, then.dt),
+                                 .b = b.room(2, then.b),
+                                 .c = b.room(3, then.c),
                                  .a_log = gradient_of(b, 4, a_log),
                                  .dt_bias = gradient_of(b, 5, dt_bias),
                                  .d_skip = gradient_of(b, 6, d_skip)};

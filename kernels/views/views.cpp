@@ -21,6 +21,43 @@ Tensors data_of(const Vars& vars) {
 
 }  // namespace
 
+namespace {
+
+// The gradient of a whole, and the places of its parts in it.
+class PartsGradient {
+ public:
+  PartsGradient(const Tensor& whole, std::vector<int64_t> widths)
+      : shape_(whole.shape()), dtype_(whole.dtype()), device_(whole.device()), widths_(std::move(widths)) {}
+
+  Tensor part(const Backprop& b, int i) {
+    if (!whole_) whole_ = b.place(0);
+    if (!whole_) whole_ = Tensor::empty(shape_, dtype_, device_);
+    const int64_t begin = std::accumulate(widths_.begin(), widths_.begin() + i, int64_t{0});
+    return whole_.narrow(-1, begin, widths_[static_cast<size_t>(i)]);
+  }
+
+  // All parts in their places.
+  Tensor whole(const Backprop& b) {
+    for (int i = 0; i < static_cast<int>(widths_.size()); ++i) {
+      const Tensor place = part(b, i), &dy = b.dy(i);
+      if (!dy)
+        place.fill(0);
+      else if (dy.storage() != place.storage())
+        place.copy_from(dy);
+    }
+    return std::exchange(whole_, {});
+  }
+
+ private:
+  Shape shape_;
+  DType dtype_;
+  Device device_;
+  std::vector<int64_t> widths_;
+  Tensor whole_;
+};
+
+}  // namespace
+
 Vars split_last(const Var& x, const std::vector<int64_t>& widths) {
   const Tensor& whole = x.data();
   expect(whole.rank() > 0, "split_last: x: expected a last dim, given {}", whole.shape());
@@ -30,19 +67,11 @@ Vars split_last(const Var& x, const std::vector<int64_t>& widths) {
   int64_t begin = 0;
   for (const int64_t width : widths) parts.push_back(whole.narrow(-1, std::exchange(begin, begin + width), width));
 
-  return record("split_last", {x}, parts, [shape = whole.shape(), dtype = whole.dtype(), device = whole.device(), widths](Backprop& b) {
-    if (!b.wanted(0)) return;
-    const Tensor dx = Tensor::empty(shape, dtype, device);
-    int64_t begin = 0;
-    for (size_t i = 0; i < widths.size(); ++i) {
-      const Tensor part = dx.narrow(-1, std::exchange(begin, begin + widths[i]), widths[i]);
-      if (const Tensor& dy = b.dy(static_cast<int>(i)))
-        part.copy_from(dy);
-      else
-        part.fill(0);
-    }
-    b.give(0, dx);
-  });
+  const auto gradient = std::make_shared<PartsGradient>(whole, widths);
+  const auto rule = [gradient](Backprop& b) {
+    if (b.wanted(0)) b.give(0, gradient->whole(b));
+  };
+  return record("split_last", {x}, parts, rule, [gradient](const Backprop& b, int i) { return gradient->part(b, i); });
 }
 
 Var concat_last(const Vars& parts) {
@@ -64,7 +93,12 @@ Var concat_last(const Vars& parts) {
 Var split_heads(const Var& x, int64_t width) {
   expect(x.shape().rank() > 0 && width > 0 && x.dim(-1) % width == 0,
          "split_heads: x: expected a last dim that is a multiple of {}, given {}", width, x.shape());
-  return record("split_heads", {x}, x.data().split_dim(-1, width), [](Backprop& b) { b.give(0, merge_last(b.dy(0))); });
+  const auto place = [width](const Backprop& b, int) {
+    const Tensor rows = b.place(0);
+    return rows ? rows.split_dim(-1, width) : rows;
+  };
+  return record(
+      "split_heads", {x}, x.data().split_dim(-1, width), [](Backprop& b) { b.give(0, merge_last(b.dy(0))); }, place);
 }
 
 Var merge_heads(const Var& x) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/views/views.h"
 #include "tests/support/finite_difference.h"
 
 namespace ropewalk {
@@ -92,6 +93,56 @@ TEST(Tape, DoesNotAddToAGradientThatAWeightPartKeeps) {
     for (int64_t i = 0; i < 3; ++i)
       EXPECT_DOUBLE_EQ(w.leaf()->grad.data<double>()[i], seed.data<double>()[i] * factor.data<double>()[i] * start.data<double>()[i]);
   }
+}
+
+// y = 2x, whose gradient is computed where backward has room for it. Says where that was.
+Var twice(const Var& x, std::vector<Tensor>& rooms) {
+  Tensor y = x.data().contiguous_copy();
+  y.add(x.data());
+  return record("twice", {x}, y, [x = x.data(), &rooms](Backprop& b) {
+    const Tensor dx = rooms.emplace_back(b.room(0, x));
+    dx.copy_from(b.dy(0));
+    dx.add(b.dy(0));
+    b.give(0, dx);
+  });
+}
+
+TEST(Tape, PartsComputeTheirGradientsInPlace) {
+  Tape tape;
+  std::vector<Tensor> rooms;
+  const Vars parts = split_last(tape.input(random_tensor({3, 5}, 1)), {2, 3});
+  const Var first = twice(parts[0], rooms), second = merge_heads(twice(split_heads(parts[1], 1), rooms));
+  const Tensor dx =
+      tape.backward({first, second}, {Tensor::full({3, 2}, 1, DType::kFloat64), Tensor::full({3, 3}, 2, DType::kFloat64)}).front();
+  EXPECT_EQ(dx.to_vector<double>(), (std::vector<double>{2, 2, 4, 4, 4, 2, 2, 4, 4, 4, 2, 2, 4, 4, 4}));
+  for (const Tensor& room : rooms) EXPECT_EQ(room.storage(), dx.storage());
+}
+
+TEST(Tape, OnlyTheFirstUseOfAPartComputesInItsPlace) {
+  testing::expect_gradients({{"x", random_tensor({3, 5}, 1)}}, [](const Vars& in) {
+    static std::vector<Tensor> rooms;
+    const Vars parts = split_last(in[0], {2, 3}), inner = split_last(parts[1], {1, 2});
+    return Vars{plus(twice(parts[0], rooms), plus(twice(parts[0], rooms), parts[0])), twice(inner[1], rooms), twice(parts[1], rooms)};
+  });
+}
+
+// y = 3x, which adds to what x has been given.
+Var thrice(const Var& x) {
+  Tensor y = x.data().contiguous_copy();
+  for (int i = 0; i < 2; ++i) y.add(x.data());
+  return record("thrice", {x}, y, [](Backprop& b) {
+    const Tensor sum = b.take(0), dx = sum ? sum : zeros_like(b.dy(0));
+    for (int i = 0; i < 3; ++i) dx.add(b.dy(0));
+    b.give(0, dx);
+  });
+}
+
+TEST(Tape, LetsARuleAddToWhatItsInputWasGiven) {
+  testing::expect_gradients({{"x", random_tensor({2, 5}, 1)}, {"w", random_tensor({2, 5}, 2), testing::Argument::kParameter}},
+                            [](const Vars& in) {
+                              const Var y = scale_by(in[0], in[1]), part = split_last(y, {2, 3})[1];
+                              return Vars{plus(plus(thrice(y), thrice(y)), y), plus(thrice(part), part), y};
+                            });
 }
 
 TEST(Tape, HooksRunAroundForwardAndBackward) {
