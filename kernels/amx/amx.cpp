@@ -20,39 +20,38 @@ ROPEWALK_AMX inline __mmask32 first(int64_t n) { return n >= 32 ? ~__mmask32{0} 
 
 ROPEWALK_AMX inline __m512i round_pair(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
-// What is left of x once it is rounded to bf16: exact.
-ROPEWALK_AMX inline __m512 rest(__m512 x) {
-  const __m512i rounded = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
-  return _mm512_sub_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(rounded, 16)));
+ROPEWALK_AMX inline __m512 widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+
+// The planes of up to 32 elements.
+template <int kPlanes>
+ROPEWALK_AMX inline void row_of(const bfloat16* x, __mmask32 columns, __m512i* planes) {
+  static_assert(kPlanes == 1);
+  planes[0] = _mm512_maskz_loadu_epi16(columns, x);
 }
 
-// Plane kPlane of up to 32 elements.
-template <int kPlane>
-ROPEWALK_AMX inline __m512i row_of(const bfloat16* x, __mmask32 columns) {
-  static_assert(kPlane == 0);
-  return _mm512_maskz_loadu_epi16(columns, x);
-}
-
-template <int kPlane>
-ROPEWALK_AMX inline __m512i row_of(const float* x, __mmask32 columns) {
+// Each plane is what the ones before left, rounded; the differences are exact.
+template <int kPlanes>
+ROPEWALK_AMX inline void row_of(const float* x, __mmask32 columns, __m512i* planes) {
   __m512 low = _mm512_maskz_loadu_ps(static_cast<__mmask16>(columns), x);
   __m512 high = _mm512_maskz_loadu_ps(static_cast<__mmask16>(columns >> 16), x + 16);
-  for (int plane = 0; plane < kPlane; ++plane) {
-    low = rest(low);
-    high = rest(high);
+  for (int plane = 0; plane < kPlanes; ++plane) {
+    planes[plane] = round_pair(low, high);
+    low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(planes[plane])));
+    high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64(planes[plane], 1)));
   }
-  return round_pair(low, high);
 }
 
-// Up to 32 rows of x, side by side in blocks of 32 columns, `step` rows of 64 bytes from one block to the next; zeros fill the last rows
-// and columns. Memory is read along its rows, which is all that its prefetchers understand.
-template <int kPlane, class T>
-ROPEWALK_AMX inline void copy_rows(int64_t rows, int64_t columns, const T* x, int64_t stride, void* to, int64_t step) {
+// Up to 32 rows of x, side by side in blocks of 32 columns, the planes of a block behind each other; zeros fill the last rows and columns.
+// Memory is read along its rows, which is all that its prefetchers understand.
+template <int kPlanes, class T>
+ROPEWALK_AMX inline void copy_rows(int64_t rows, int64_t columns, const T* x, int64_t stride, void* to) {
   auto* const row = static_cast<__m512i*>(to);
   for (int64_t i = 0; i < kPanel; ++i) {
-    for (int64_t j = 0, block = 0; j < columns; j += 32, ++block)
-      _mm512_storeu_si512(row + block * step + i,
-                          i < rows ? row_of<kPlane>(x + i * stride + j, first(columns - j)) : _mm512_setzero_si512());
+    for (int64_t j = 0, block = 0; j < columns; j += 32, ++block) {
+      __m512i planes[kPlanes] = {};
+      if (i < rows) row_of<kPlanes>(x + i * stride + j, first(columns - j), planes);
+      for (int plane = 0; plane < kPlanes; ++plane) _mm512_storeu_si512(row + (block * kPlanes + plane) * kPanel + i, planes[plane]);
+    }
   }
 }
 
@@ -120,16 +119,19 @@ ROPEWALK_AMX inline void transpose_pairs(const Block& block, bfloat16* to) {
   }
 }
 
+template <int kPlanes>
 struct Strip {
-  Block blocks[16];  // 32 KiB
-  static constexpr int64_t kColumns = 16 * 32;
+  static constexpr int64_t kBlocks = kPlanes == 1 ? 16 : 8, kColumns = kBlocks * 32;
+  Block blocks[kBlocks][kPlanes];  // 32 or 48 KiB
 };
 
-// One plane of up to 32 rows of x: copied to L1, then laid out block by block, a block `step` elements behind the other.
-template <int kPlane, auto kLayOut, class T>
-ROPEWALK_AMX inline void pack_strip(int64_t rows, int64_t columns, const T* x, int64_t stride, Strip& strip, bfloat16* to, int64_t step) {
-  copy_rows<kPlane>(rows, columns, x, stride, strip.blocks, 32);
-  for (int64_t block = 0; block * 32 < columns; ++block) kLayOut(strip.blocks[block], to + block * step);
+// Up to 32 rows of x: copied to L1, then laid out block by block, a block `step` elements behind the other.
+template <int kPlanes, auto kLayOut, class T>
+ROPEWALK_AMX inline void pack_strip(int64_t rows, int64_t columns, const T* x, int64_t stride, Strip<kPlanes>& strip, bfloat16* to,
+                                    int64_t step) {
+  copy_rows<kPlanes>(rows, columns, x, stride, strip.blocks);
+  for (int64_t block = 0; block * 32 < columns; ++block)
+    for (int plane = 0; plane < kPlanes; ++plane) kLayOut(strip.blocks[block][plane], to + block * step + plane * kStep);
 }
 
 // kRowsAreTerms: the rows of x are terms, and the blocks of a strip are the same step of neighbouring panels; else they are the steps of
@@ -139,17 +141,12 @@ ROPEWALK_AMX inline void pack(int64_t extent, int64_t k, const T* x, int64_t str
   const int64_t step = kPlanes * kStep, panel = steps(k) * step, along_rows = kRowsAreTerms ? step : panel,
                 along_columns = kRowsAreTerms ? panel : step;
   const int64_t rows = kRowsAreTerms ? k : extent, columns = kRowsAreTerms ? extent : k;
-  Strip strip;
+  Strip<kPlanes> strip;
   for (int64_t i = 0; i < rows; i += 32) {
-    for (int64_t j = 0; j < columns; j += Strip::kColumns) {
-      const int64_t height = std::min<int64_t>(32, rows - i), width = std::min(Strip::kColumns, columns - j);
-      const T* const from = x + i * stride + j;
-      bfloat16* const corner = to + i / 32 * along_rows + j / 32 * along_columns;
-      pack_strip<0, kLayOut>(height, width, from, stride, strip, corner, along_columns);
-      if constexpr (kPlanes == kPlanesOfFp32) {
-        pack_strip<1, kLayOut>(height, width, from, stride, strip, corner + kStep, along_columns);
-        pack_strip<2, kLayOut>(height, width, from, stride, strip, corner + 2 * kStep, along_columns);
-      }
+    for (int64_t j = 0; j < columns; j += strip.kColumns) {
+      const int64_t height = std::min<int64_t>(32, rows - i), width = std::min(strip.kColumns, columns - j);
+      pack_strip<kPlanes, kLayOut>(height, width, x + i * stride + j, stride, strip, to + i / 32 * along_rows + j / 32 * along_columns,
+                                   along_columns);
     }
   }
 }
@@ -340,15 +337,8 @@ ROPEWALK_AMX inline void multiply_block(const Product& p, int64_t i, int64_t j, 
 
 template <int kPlanes, class T>
 ROPEWALK_AMX void pack_a(int64_t m, int64_t k, const T* x, int64_t stride, bfloat16* to) {
-  for (int64_t i = 0; i < m; i += kPanel, to += steps(k) * kPlanes * kStep) {
-    const int64_t rows = std::min(kPanel, m - i), step = kPlanes * kPanel;
-    const T* const from = x + i * stride;
-    copy_rows<0>(rows, k, from, stride, to, step);
-    if constexpr (kPlanes == kPlanesOfFp32) {
-      copy_rows<1>(rows, k, from, stride, to + kStep, step);
-      copy_rows<2>(rows, k, from, stride, to + 2 * kStep, step);
-    }
-  }
+  for (int64_t i = 0; i < m; i += kPanel, to += steps(k) * kPlanes * kStep)
+    copy_rows<kPlanes>(std::min(kPanel, m - i), k, x + i * stride, stride, to);
 }
 
 template <int kPlanes, class T>

@@ -13,7 +13,7 @@
 namespace ropewalk {
 namespace {
 
-// What all passes share.
+// What both passes share.
 template <class T, class P>
 class Pass {
  protected:
@@ -22,74 +22,44 @@ class Pass {
 
   template <class Args>
   explicit Pass(const Args& args)
-      : spans_(args.spans),
+      : plan_(args.spans, args.options.window, args.q.shape(), args.k.shape()),
         q_(args.q),
         k_(args.k),
         v_(args.v),
-        visibility_{std::min(args.options.window.value_or(Visibility::kUnlimited), Visibility::kUnlimited)},
         scale_(static_cast<W>(args.options.scale)),
         tokens_(args.q.dim(1)),
         heads_(args.q.dim(2)),
         kv_heads_(args.k.dim(2)),
         group_(heads_ / kv_heads_),
-        width_(args.q.dim(3)) {}
+        width_(args.q.dim(3)),
+        units_(static_cast<int64_t>(plan_.groups.size()) * kv_heads_) {}
 
-  // Calls body(tile, head) for all tiles of queries. The last tiles of a run, which see most keys, start first.
-  template <class Body>
-  void for_each_query_tile(const Body& body) const {
-    const auto tiles = query_tiles(spans_);
-    const auto n = static_cast<int64_t>(tiles.size());
-    parallel_for(n * heads_, [&](int64_t i) { body(tiles[static_cast<size_t>(n - 1 - i % n)], i / n); });
-  }
+  const Group& group_of(int64_t unit) const { return plan_.groups[static_cast<size_t>(unit / kv_heads_)]; }
+  int64_t kv_head_of(int64_t unit) const { return unit % kv_heads_; }
 
-  // Calls body(tile, its columns, band of the queries in them).
-  template <class Body>
-  void for_each_visible_tile(const QueryTile& queries, const TokenTiles& key_tiles, const Body& body) const {
-    for (const KeyRun& run : queries.run->keys)
-      key_tiles.for_each(visibility_.keys_of(queries.tokens, TokenRange::of(run)), [&](int64_t tile, const TokenRange& keys, int64_t at) {
-        body(tile, key_tiles.tokens_of(tile).length, visibility_.band_of_queries(queries.tokens, keys, at));
-      });
-  }
-
-  // The left operand whose rows are a head's.
-  void pack_rows(const HeadRows<const T>& from, Element* to) const { P::left(from.tokens, width_, from.data, from.stride, to); }
-
-  // c [rows, kTile] = a b, where b's columns are the streamed tokens.
-  void score(int64_t rows, int64_t columns, const Element* a, const Element* b, W* c) const {
-    P::multiply(rows, columns, width_, a, b, c, kTile);
-  }
-
-  // sum [rows, P] += x [rows, columns] b, where b's rows are the streamed tokens. `room` takes x packed.
-  void add_product(int64_t rows, int64_t columns, const W* x, const Element* b, Element* room, W* sum) const {
-    P::left(rows, columns, x, kTile, room);
-    P::add(rows, width_, columns, room, b, sum, width_);
-  }
-
-  PackedTiles<P> tiles_as_columns(const TokenTiles& tiles, int64_t heads) const {
-    return {tiles.count(), heads, P::right_size(width_, kTile)};
-  }
-  PackedTiles<P> tiles_as_rows(const TokenTiles& tiles, int64_t heads) const {
-    return {tiles.count(), heads, P::right_size(kTile, width_)};
-  }
+  int64_t columns_size() const { return P::right_size(width_, kTile); }
+  int64_t rows_size() const { return P::right_size(kTile, width_); }
+  // Left operands [tokens, P]; right operands [P, tokens] and [tokens, P].
+  void pack_left(const HeadRows<const T>& from, Element* to) const { P::left(from.tokens, width_, from.data, from.stride, to); }
   void pack_columns(const HeadRows<const T>& from, Element* to) const {
     P::right_transposed(width_, from.tokens, from.data, from.stride, to);
   }
-  void pack_streamed_rows(const HeadRows<const T>& from, Element* to) const { P::right(from.tokens, width_, from.data, from.stride, to); }
+  void pack_rows(const HeadRows<const T>& from, Element* to) const { P::right(from.tokens, width_, from.data, from.stride, to); }
 
   // Where the statistic of the first token stands in [B, H, S].
   int64_t statistic_at(const TokenRange& queries, int64_t head) const { return (queries.row * heads_ + head) * tokens_ + queries.begin; }
 
-  const Spans& spans_;
+  Plan plan_;
   HeadsView<const T> q_, k_, v_;
-  Visibility visibility_;
   W scale_;
   int64_t tokens_, heads_, kv_heads_, group_, width_;
+  Units units_;
 };
 
 template <class T, class P>
 class ForwardPass : Pass<T, P> {
   using Base = Pass<T, P>;
-  using Base::q_, Base::k_, Base::v_, Base::scale_, Base::group_, Base::width_;
+  using Base::plan_, Base::q_, Base::k_, Base::v_, Base::scale_, Base::group_, Base::width_, Base::units_;
   using typename Base::W, typename Base::Element;
 
  public:
@@ -97,21 +67,23 @@ class ForwardPass : Pass<T, P> {
       : Base(args),
         y_(args.y),
         lse_(args.lse.data<W>()),
-        tiles_(tiles_of_keys(args.spans, Base::visibility_, args.k.dim(0), args.k.dim(1))),
-        k_columns_(Base::tiles_as_columns(tiles_, Base::kv_heads_)),
-        v_rows_(Base::tiles_as_rows(tiles_, Base::kv_heads_)),
+        reader_(plan_.keys, width_),
+        k_columns_(units_.slots(), plan_.most_keys_read(), Base::columns_size()),
+        v_rows_(units_.slots(), plan_.most_keys_read(), Base::rows_size()),
         q_room_(P::left_size(kTile, width_)),
         p_room_(P::left_size(kTile, kTile)),
         scores_(kTile * kTile),
         y_sums_(kTile * width_) {}
 
   void run() const {
-    const TileReader<T> reader(tiles_, width_);
-    reader.for_each(Base::kv_heads_, [&](int64_t tile, int64_t head) {
-      Base::pack_columns(reader.read(k_, tile, head), k_columns_.at(tile, head));
-      Base::pack_streamed_rows(reader.read(v_, tile, head), v_rows_.at(tile, head));
-    });
-    Base::for_each_query_tile([&](const QueryTile& queries, int64_t head) { attend(queries, head); });
+    units_.template run<typename P::Session>(
+        UnitPhase{[&](int64_t unit) { return static_cast<int64_t>(Base::group_of(unit).keys_read.size()); },
+                  [&](int64_t unit, int64_t place, int64_t slot) { pack(unit, place, slot); }},
+        UnitPhase{[&](int64_t unit) { return static_cast<int64_t>(Base::group_of(unit).queries.size()) * group_; },
+                  [&](int64_t unit, int64_t piece, int64_t slot) {
+                    attend(Base::group_of(unit).queries[static_cast<size_t>(piece / group_)],
+                           Base::kv_head_of(unit) * group_ + piece % group_, slot);
+                  }});
   }
 
  private:
@@ -122,22 +94,37 @@ class ForwardPass : Pass<T, P> {
     W sum(int64_t row) const { return std::accumulate(sums + row * kLanes, sums + (row + 1) * kLanes, W(0)); }
   };
 
-  void attend(const QueryTile& queries, int64_t head) const {
-    const int64_t rows = queries.tokens.length, kv_head = head / group_;
-    [[maybe_unused]] const typename P::Session session;
-    Element *const q = q_room_.mine(), *const p = p_room_.mine();
-    W *const scores = scores_.mine(), *const y = y_sums_.mine();
+  void pack(int64_t unit, int64_t place, int64_t slot) const {
+    const int64_t tile = Base::group_of(unit).keys_read[static_cast<size_t>(place)], head = Base::kv_head_of(unit);
+    Base::pack_columns(reader_.read(k_, tile, head), k_columns_.at(slot, place));
+    Base::pack_rows(reader_.read(v_, tile, head), v_rows_.at(slot, place));
+  }
+
+  void attend(const QueryTile& queries, int64_t head, int64_t slot) const {
+    W* const y = y_sums_.mine();
     Statistics statistics;
-    std::fill_n(y, rows * width_, W(0));
-    Base::pack_rows(q_.rows(queries.tokens, head), q);
-    Base::for_each_visible_tile(queries, tiles_, [&](int64_t tile, int64_t columns, const Band& band) {
-      Base::score(rows, columns, q, k_columns_.at(tile, kv_head), scores);
-      const W scale = score_tile::hide_outside(rows, band, scale_, scores);
-      vectorized<score_tile::softmax_step<W>>(rows, scale, scores, statistics.top, statistics.sums, statistics.decay);
-      vectorized<score_tile::decay_rows<W>>(rows, width_, statistics.decay, y);
-      Base::add_product(rows, columns, scores, v_rows_.at(tile, kv_head), p, y);
-    });
+    std::fill_n(y, queries.tokens.length * width_, W(0));
+    prefetch_rows(width_, y_.rows(queries.tokens, head));
+    Base::pack_left(q_.rows(queries.tokens, head), q_room_.mine());
+    for (const KeyRun& run : queries.run->keys)
+      plan_.keys.for_each(plan_.visibility.keys_of(queries.tokens, TokenRange::of(run)),
+                          [&](int64_t tile, const TokenRange& keys, int64_t at) {
+                            const Band band = plan_.visibility.band_of_queries(queries.tokens, keys, at);
+                            add_tile(queries.tokens.length, band, tile, slot, statistics, y);
+                          });
     finish(queries.tokens, head, statistics, y);
+  }
+
+  void add_tile(int64_t rows, const Band& band, int64_t tile, int64_t slot, Statistics& statistics, W* y) const {
+    const int64_t columns = plan_.keys.tokens_of(tile).length, place = plan_.place_of_keys(tile);
+    W* const scores = scores_.mine();
+    Element* const p = p_room_.mine();
+    P::multiply(rows, columns, width_, q_room_.mine(), k_columns_.at(slot, place), scores, kTile);
+    const W scale = score_tile::hide_outside(rows, band, scale_, scores);
+    vectorized<score_tile::softmax_step<W>>(rows, scale, scores, statistics.top, statistics.sums, statistics.decay);
+    vectorized<score_tile::decay_rows<W>>(rows, width_, statistics.decay, y);
+    P::left(rows, columns, scores, kTile, p);
+    P::add(rows, width_, columns, p, v_rows_.at(slot, place), y, width_);
   }
 
   // The sum is 0 where a token sees no key: its y stays 0.
@@ -155,8 +142,8 @@ class ForwardPass : Pass<T, P> {
 
   HeadsView<T> y_;
   W* lse_;
-  TokenTiles tiles_;
-  PackedTiles<P> k_columns_, v_rows_;
+  TileReader<T> reader_;
+  SlotTiles<Element> k_columns_, v_rows_;
   ThreadScratch<Element> q_room_, p_room_;
   ThreadScratch<W> scores_, y_sums_;
 };
@@ -172,14 +159,12 @@ void row_dots(int64_t rows, int64_t width, const T* x, int64_t x_stride, const T
   }
 }
 
-// Holds keys. The gradients of queries are summed on the way, since scores that are at hand need not be computed again for them: the keys
-// that a query sees are all of one group, and a group's keys are gone through in order. Where there are too few groups and heads to keep
-// threads busy, groups are cut into segments, each of which has sums of its own.
+// Holds keys. The gradients of queries are summed on the way, since scores that are at hand need not be computed again for them. Where
+// there are few units, their keys are cut into segments, each of which has sums of its own: how many follows from the shapes alone.
 template <class T, class P>
 class BackwardPass : Pass<T, P> {
   using Base = Pass<T, P>;
-  using Base::q_, Base::k_, Base::v_, Base::spans_, Base::visibility_, Base::scale_, Base::group_, Base::heads_, Base::kv_heads_,
-      Base::width_;
+  using Base::plan_, Base::q_, Base::k_, Base::v_, Base::scale_, Base::group_, Base::width_, Base::units_;
   using typename Base::W, typename Base::Element;
 
  public:
@@ -191,17 +176,16 @@ class BackwardPass : Pass<T, P> {
         lse_(args.lse.data<W>()),
         delta_tensor_(empty_like(args.lse)),
         delta_(delta_tensor_.data<W>()),
-        groups_(key_groups(spans_, visibility_, args.k.dim(0), args.k.dim(1))),
-        segments_(std::max<int64_t>(1, kTasks / std::max<int64_t>(1, static_cast<int64_t>(groups_.size()) * kv_heads_))),
-        tiles_(tiles_of_queries(spans_, args.q.dim(0), args.q.dim(1))),
-        q_columns_(Base::tiles_as_columns(tiles_, heads_)),
-        q_rows_(Base::tiles_as_rows(tiles_, heads_)),
-        dy_columns_(Base::tiles_as_columns(tiles_, heads_)),
-        dy_rows_(Base::tiles_as_rows(tiles_, heads_)),
-        dq_size_(tiles_.count() * heads_ * kTile * width_),
-        dq_sums_(Tensor::empty({args.dq ? segments_ * dq_size_ : 0}, dtype_of<W>())),
+        segments_(std::max<int64_t>(1, kTasks / std::max<int64_t>(1, units_.count()))),
+        places_(plan_.most_queries_read() * group_),
+        reader_(plan_.queries, width_),
+        q_columns_(units_.slots(), places_, Base::columns_size()),
+        q_rows_(units_.slots(), places_, Base::rows_size()),
+        dy_columns_(units_.slots(), places_, Base::columns_size()),
+        dy_rows_(units_.slots(), places_, Base::rows_size()),
+        dq_sums_(units_.slots(), args.dq ? segments_ * places_ : 0, kTile * width_),
         k_room_(P::left_size(kTile, width_)),
-        k_rows_room_(P::right_size(kTile, width_)),
+        k_rows_room_(Base::rows_size()),
         v_room_(P::left_size(kTile, width_)),
         factor_room_(P::left_size(kTile, kTile)),
         scores_(kTile * kTile),
@@ -210,115 +194,125 @@ class BackwardPass : Pass<T, P> {
         dv_sums_(kTile * width_) {}
 
   void run() const {
-    prepare_queries();
-    const auto n = static_cast<int64_t>(groups_.size());
-    parallel_for(segments_ * n * kv_heads_, [&](int64_t i) {
-      const std::vector<KeyTile>& tiles = groups_[static_cast<size_t>(i % n)];
-      const int64_t kv_head = i / n % kv_heads_, segment = i / n / kv_heads_, count = static_cast<int64_t>(tiles.size());
-      for (int64_t t = segment * count / segments_; t < (segment + 1) * count / segments_; ++t)
-        key_gradients(tiles[static_cast<size_t>(t)], kv_head, segment);
-    });
-    if (args_.dq) store_query_gradients();
+    const auto query_pieces = [&](int64_t unit) { return static_cast<int64_t>(Base::group_of(unit).queries_read.size()) * group_; };
+    units_.template run<typename P::Session>(
+        UnitPhase{query_pieces, [&](int64_t unit, int64_t place, int64_t slot) { prepare(unit, place, slot); }},
+        UnitPhase{[&](int64_t) { return segments_; }, [&](int64_t unit, int64_t segment, int64_t slot) { find(unit, segment, slot); }},
+        UnitPhase{[&](int64_t unit) { return args_.dq ? static_cast<int64_t>(Base::group_of(unit).queries.size()) * group_ : 0; },
+                  [&](int64_t unit, int64_t piece, int64_t slot) {
+                    store_query_gradient(Base::group_of(unit).queries[static_cast<size_t>(piece / group_)].tokens,
+                                         Base::kv_head_of(unit) * group_ + piece % group_, slot);
+                  }});
   }
 
  private:
   static constexpr int64_t kTasks = 32;  // as many at least, if there are tiles enough
 
-  void prepare_queries() const {
-    const TileReader<T> reader(tiles_, width_);
-    reader.for_each(heads_, [&](int64_t tile, int64_t head) {
-      const HeadRows<const T> q_rows = reader.read(q_, tile, head);
-      Base::pack_columns(q_rows, q_columns_.at(tile, head));
-      Base::pack_streamed_rows(q_rows, q_rows_.at(tile, head));
-      const HeadRows<const T> dy_rows = reader.read(dy_, tile, head);
-      Base::pack_columns(dy_rows, dy_columns_.at(tile, head));
-      Base::pack_streamed_rows(dy_rows, dy_rows_.at(tile, head));
-      find_delta(tile, head, dy_rows);
-      for (int64_t segment = 0; args_.dq && segment < segments_; ++segment) std::fill_n(dq_sums(segment, tile, head), kTile * width_, W(0));
-    });
+  // A place is a tile and head.
+  int64_t place_of(int64_t tile, int64_t head) const { return plan_.place_of_queries(tile) * group_ + head % group_; }
+
+  W* dq_sums(int64_t slot, int64_t segment, int64_t place) const { return dq_sums_.at(slot, segment * places_ + place); }
+
+  void prepare(int64_t unit, int64_t place, int64_t slot) const {
+    const int64_t tile = Base::group_of(unit).queries_read[static_cast<size_t>(place / group_)];
+    const int64_t head = Base::kv_head_of(unit) * group_ + place % group_;
+    const HeadRows<const T> q_rows = reader_.read(q_, tile, head);
+    Base::pack_columns(q_rows, q_columns_.at(slot, place));
+    Base::pack_rows(q_rows, q_rows_.at(slot, place));
+    const HeadRows<const T> dy_rows = reader_.read(dy_, tile, head);
+    Base::pack_columns(dy_rows, dy_columns_.at(slot, place));
+    Base::pack_rows(dy_rows, dy_rows_.at(slot, place));
+    find_delta(tile, head, dy_rows);
+    for (int64_t segment = 0; args_.dq && segment < segments_; ++segment) std::fill_n(dq_sums(slot, segment, place), kTile * width_, W(0));
   }
 
   // delta = <dy, y> = sum over keys of p * dp: what the softmax's normalisation takes off every slope.
   void find_delta(int64_t tile, int64_t head, const HeadRows<const T>& dy) const {
-    const TokenRange tokens = tiles_.tokens_of(tile);
+    const TokenRange tokens = plan_.queries.tokens_of(tile);
     const HeadRows<const T> y = y_.rows(tokens, head);
     vectorized<row_dots<T, W>>(y.tokens, width_, dy.data, dy.stride, y.data, y.stride, delta_ + Base::statistic_at(tokens, head));
   }
 
+  void find(int64_t unit, int64_t segment, int64_t slot) const {
+    const std::vector<KeyTile>& tiles = Base::group_of(unit).keys;
+    const auto count = static_cast<int64_t>(tiles.size());
+    for (int64_t i = segment * count / segments_; i < (segment + 1) * count / segments_; ++i)
+      find_key_gradients(tiles[static_cast<size_t>(i)], Base::kv_head_of(unit), segment, slot);
+  }
+
   // Also where nobody reads the tile: then the gradients are 0.
-  void key_gradients(const KeyTile& tile, int64_t kv_head, int64_t segment) const {
-    [[maybe_unused]] const typename P::Session session;
+  void find_key_gradients(const KeyTile& tile, int64_t kv_head, int64_t segment, int64_t slot) const {
     W *const dk = dk_sums_.mine(), *const dv = dv_sums_.mine();
     std::fill_n(dk, tile.length * width_, W(0));
     std::fill_n(dv, tile.length * width_, W(0));
+    const TokenRange keys{tile.row, tile.begin, tile.length, 0};
+    if (args_.dk) {
+      prefetch_rows(width_, HeadsView<T>(args_.dk).rows(keys, kv_head));
+      prefetch_rows(width_, HeadsView<T>(args_.dv).rows(keys, kv_head));
+    }
     for (const KeyUse& use : tile.uses) {
       const int64_t offset = (use.keys.begin - tile.begin) * width_;
-      add_use(use, kv_head, segment, dk + offset, dv + offset);
+      add_use(use, kv_head, segment, slot, dk + offset, dv + offset);
     }
     if (!args_.dk) return;
-    const TokenRange keys{tile.row, tile.begin, tile.length, 0};
     store_scaled(dk, scale_, HeadsView<T>(args_.dk).rows(keys, kv_head));
     store_scaled(dv, W(1), HeadsView<T>(args_.dv).rows(keys, kv_head));
   }
 
-  void add_use(const KeyUse& use, int64_t kv_head, int64_t segment, W* dk, W* dv) const {
+  void add_use(const KeyUse& use, int64_t kv_head, int64_t segment, int64_t slot, W* dk, W* dv) const {
     const HeadRows<const T> k_rows = k_.rows(use.keys, kv_head);
-    Base::pack_rows(k_rows, k_room_.mine());
-    Base::pack_streamed_rows(k_rows, k_rows_room_.mine());
-    Base::pack_rows(v_.rows(use.keys, kv_head), v_room_.mine());
+    Base::pack_left(k_rows, k_room_.mine());
+    Base::pack_rows(k_rows, k_rows_room_.mine());
+    Base::pack_left(v_.rows(use.keys, kv_head), v_room_.mine());
     for (int64_t head = kv_head * group_; head < (kv_head + 1) * group_; ++head)
-      tiles_.for_each(visibility_.queries_of(use.keys, TokenRange::of(*use.run)), [&](int64_t tile, const TokenRange& seen_by, int64_t at) {
-        find_slopes(use.keys.length, visibility_.band_of_keys(use.keys, seen_by, at), tile, head);
-        add_tile(use.keys.length, tile, head, dk, dv, args_.dq ? dq_sums(segment, tile, head) : nullptr);
-      });
+      plan_.queries.for_each(plan_.visibility.queries_of(use.keys, TokenRange::of(*use.run)),
+                             [&](int64_t tile, const TokenRange& seen_by, int64_t at) {
+                               const Band band = plan_.visibility.band_of_keys(use.keys, seen_by, at);
+                               find_slopes(use.keys.length, band, tile, head, slot);
+                               add_tile(use.keys.length, tile, head, segment, slot, dk, dv);
+                             });
   }
 
-  // The scores and slopes of the keys held, [keys, queries of the tile].
-  void find_slopes(int64_t rows, const Band& band, int64_t tile, int64_t head) const {
-    const TokenRange tokens = tiles_.tokens_of(tile);
-    const int64_t columns = tokens.length, statistics = Base::statistic_at(tokens, head);
+  // Of the keys held: the probabilities [keys, queries of the tile] and the slopes of their scores.
+  void find_slopes(int64_t rows, const Band& band, int64_t tile, int64_t head, int64_t slot) const {
+    const TokenRange tokens = plan_.queries.tokens_of(tile);
+    const int64_t columns = tokens.length, statistics = Base::statistic_at(tokens, head), place = place_of(tile, head);
     W *const scores = scores_.mine(), *const slopes = slopes_.mine();
     W lse[kTile] = {}, delta[kTile] = {};  // copies, because the tensors' rows may end inside a vector
     std::copy_n(lse_ + statistics, columns, lse);
     std::copy_n(delta_ + statistics, columns, delta);
-    P::multiply(rows, columns, width_, k_room_.mine(), q_columns_.at(tile, head), scores, kTile);
-    P::multiply(rows, columns, width_, v_room_.mine(), dy_columns_.at(tile, head), slopes, kTile);
-    vectorized<score_tile::slopes_of_keys<W>>(rows, scale_, lse, delta, scores, slopes);
+    P::multiply(rows, columns, width_, k_room_.mine(), q_columns_.at(slot, place), scores, kTile);
+    P::multiply(rows, columns, width_, v_room_.mine(), dy_columns_.at(slot, place), slopes, kTile);
+    vectorized<score_tile::find_slopes<W>>(rows, scale_, lse, delta, scores, slopes);
     score_tile::fill_outside(rows, band, W(0), scores);
     score_tile::fill_outside(rows, band, W(0), slopes);
   }
 
-  void add_tile(int64_t rows, int64_t tile, int64_t head, W* dk, W* dv, W* dq) const {
-    const int64_t columns = tiles_.tokens_of(tile).length;
+  void add_tile(int64_t rows, int64_t tile, int64_t head, int64_t segment, int64_t slot, W* dk, W* dv) const {
+    const int64_t columns = plan_.queries.tokens_of(tile).length, place = place_of(tile, head);
     Element* const factor = factor_room_.mine();
     const W *const scores = scores_.mine(), *const slopes = slopes_.mine();
     if (args_.dk) {
       P::left(rows, columns, scores, kTile, factor);
-      P::add(rows, width_, columns, factor, dy_rows_.at(tile, head), dv, width_);
+      P::add(rows, width_, columns, factor, dy_rows_.at(slot, place), dv, width_);
       P::left(rows, columns, slopes, kTile, factor);
-      P::add(rows, width_, columns, factor, q_rows_.at(tile, head), dk, width_);
+      P::add(rows, width_, columns, factor, q_rows_.at(slot, place), dk, width_);
     }
-    if (dq) {
+    if (args_.dq) {
       P::left_transposed(columns, rows, slopes, kTile, factor);
-      P::add(columns, width_, rows, factor, k_rows_room_.mine(), dq, width_);
+      P::add(columns, width_, rows, factor, k_rows_room_.mine(), dq_sums(slot, segment, place), width_);
     }
   }
 
-  W* dq_sums(int64_t segment, int64_t tile, int64_t head) const {
-    return dq_sums_.data<W>() + segment * dq_size_ + (head * tiles_.count() + tile) * kTile * width_;
-  }
-
-  void store_query_gradients() const {
-    const HeadsView<T> dq(args_.dq);
-    Base::for_each_query_tile([&](const QueryTile& queries, int64_t head) {
-      tiles_.for_each(queries.tokens, [&](int64_t tile, const TokenRange& tokens, int64_t at) {
-        W* const sums = dq_sums(0, tile, head) + at * width_;
-        for (int64_t segment = 1; segment < segments_; ++segment) {
-          const W* const more = dq_sums(segment, tile, head) + at * width_;
-          for (int64_t i = 0; i < tokens.length * width_; ++i) sums[i] += more[i];
-        }
-        store_scaled(sums, scale_, dq.rows(tokens, head));
-      });
+  void store_query_gradient(const TokenRange& queries, int64_t head, int64_t slot) const {
+    plan_.queries.for_each(queries, [&](int64_t tile, const TokenRange& tokens, int64_t at) {
+      const int64_t place = place_of(tile, head), size = tokens.length * width_;
+      W* const sums = dq_sums(slot, 0, place) + at * width_;
+      for (int64_t segment = 1; segment < segments_; ++segment) {
+        const W* const more = dq_sums(slot, segment, place) + at * width_;
+        for (int64_t i = 0; i < size; ++i) sums[i] += more[i];
+      }
+      store_scaled(sums, scale_, HeadsView<T>(args_.dq).rows(tokens, head));
     });
   }
 
@@ -333,12 +327,10 @@ class BackwardPass : Pass<T, P> {
   const W* lse_;
   Tensor delta_tensor_;
   W* delta_;
-  std::vector<std::vector<KeyTile>> groups_;
-  int64_t segments_;
-  TokenTiles tiles_;
-  PackedTiles<P> q_columns_, q_rows_, dy_columns_, dy_rows_;
-  int64_t dq_size_;
-  Tensor dq_sums_;
+  int64_t segments_, places_;
+  TileReader<T> reader_;
+  SlotTiles<Element> q_columns_, q_rows_, dy_columns_, dy_rows_;
+  SlotTiles<W> dq_sums_;
   ThreadScratch<Element> k_room_, k_rows_room_, v_room_, factor_room_;
   ThreadScratch<W> scores_, slopes_, dk_sums_, dv_sums_;
 };
@@ -347,7 +339,7 @@ class BackwardPass : Pass<T, P> {
 
 void launch(Cpu, const AttentionForward& args) {
   dispatch_float(args.q.dtype(), [&]<class T>(std::type_identity<T>) {
-    if (are_few(args)) return FewQueries<T>(args).run();
+    if (are_few<T>(args)) return FewQueries<T>(args).run();
     with_panels<T>(false, [&]<class P>(P) { ForwardPass<T, P>(args).run(); });
   });
 }

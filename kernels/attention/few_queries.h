@@ -6,20 +6,30 @@
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/heads.h"
+#include "kernels/attention/score_tile.h"
 #include "kernels/tensor/math.h"
 
 namespace ropewalk {
 
-inline bool are_few(const AttentionForward& args) { return args.q.dim(1) <= 4; }
+// Laying out in three planes pays later than in one.
+template <class T>
+bool are_few(const AttentionForward& args) {
+  return args.q.dim(1) <= (std::is_same_v<T, bfloat16> ? 1 : 4);
+}
 
 // score [n] = scale * <q, k> for rows k [n, width]; returns the largest of them and `largest`.
 template <class T, class W>
-W score_keys(int64_t n, int64_t width, W scale, const T* q, const T* k, int64_t stride, W largest, W* score) {
-  for (int64_t j = 0; j < n; ++j) {
-    W sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t p = 0; p < width; ++p) sum += static_cast<W>(q[p]) * static_cast<W>(k[j * stride + p]);
-    score[j] = scale * sum;
+W score_keys(int64_t n, int64_t width, W scale, const W* q, const T* k, int64_t stride, W largest, W* score) {
+  constexpr int64_t kLanes = score_tile::kLanes<W>;
+  for (int64_t j = 0; j < n; ++j, k += stride) {
+    W lanes[kLanes] = {};
+    int64_t p = 0;
+    for (; p + kLanes <= width; p += kLanes) {
+#pragma omp simd simdlen(kLanes)
+      for (int64_t l = 0; l < kLanes; ++l) lanes[l] += q[p + l] * static_cast<W>(k[p + l]);
+    }
+    for (int64_t l = 0; p < width; ++p, ++l) lanes[l] += q[p] * static_cast<W>(k[p]);
+    score[j] = scale * score_tile::folded(lanes, [](W x, W y) { return x + y; });
     largest = std::max(largest, score[j]);
   }
   return largest;
@@ -31,7 +41,7 @@ W exponentials(int64_t n, W largest, W* score) {
   W sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t j = 0; j < n; ++j) {
-    score[j] = fast_exp(score[j] - largest);
+    score[j] = exp_below(score[j] - largest);
     sum += score[j];
   }
   return sum;
@@ -56,7 +66,7 @@ void add_values(int64_t n, int64_t width, const W* p, const T* v, int64_t stride
   add_columns<256 / sizeof(W)>(n, width, p, v, stride, y);
 }
 
-// A task is one query and head.
+// A task is a head, whose keys stay in the cache from one query to the next.
 template <class T>
 class FewQueries {
   using W = Wide<T>;
@@ -73,11 +83,14 @@ class FewQueries {
         heads_(args.q.dim(2)),
         width_(args.q.dim(3)),
         scores_(most_keys(args.spans)),
-        sums_(width_) {}
+        sums_(width_),
+        wide_q_(width_) {}
 
   void run() const {
     for (const QueryRun& run : args_.spans)
-      parallel_for(run.length * heads_, [&](int64_t i) { attend(run, TokenRange::of(run).piece(i / heads_, 1), i % heads_); });
+      parallel_for(heads_, [&](int64_t head) {
+        for (int64_t i = 0; i < run.length; ++i) attend(run, TokenRange::of(run).piece(i, 1), head);
+      });
   }
 
  private:
@@ -105,8 +118,8 @@ class FewQueries {
 
   void attend(const QueryRun& run, const TokenRange& query, int64_t head) const {
     const int64_t kv_head = head / (heads_ / args_.k.dim(2));
-    const T* const q = q_.rows(query, head).data;
-    W *const p = scores_.mine(), *const y = sums_.mine();
+    W *const q = wide_q_.mine(), *const p = scores_.mine(), *const y = sums_.mine();
+    std::copy_n(q_.rows(query, head).data, width_, q);
     W largest = std::numeric_limits<W>::lowest();
     const int64_t n = for_each_visible(run, query, [&](const TokenRange& keys, int64_t before) {
       const HeadRows<const T> k = k_.rows(keys, kv_head);
@@ -131,7 +144,7 @@ class FewQueries {
   W* lse_;
   Visibility visibility_;
   int64_t heads_, width_;
-  ThreadScratch<W> scores_, sums_;
+  ThreadScratch<W> scores_, sums_, wide_q_;
 };
 
 }  // namespace ropewalk

@@ -1,6 +1,9 @@
 // The heads of attention's tensors, and the operands that are laid out once a launch: those that tile after tile streams past.
 #pragma once
 
+#include <utility>
+#include <vector>
+
 #include "kernels/attention/visibility.h"
 #include "kernels/tensor/parallel_for.h"
 #include "kernels/tensor/store.h"
@@ -38,21 +41,78 @@ void store_rows(int64_t rows, int64_t width, const W* factor, const W* from, T* 
     for (int64_t p = 0; p < width; ++p) store(to + i * stride + p, factor[i] * from[i * width + p]);
 }
 
-// An operand in the panels of P. A head's tiles stand one behind the other, as they are read.
-template <class P>
-class PackedTiles {
- public:
-  using Element = typename P::Element;
+// Asks for rows that are soon read, or, where T is not const, stored: they lie apart, so that nobody else sees them coming.
+template <class T>
+void prefetch_rows(int64_t width, const HeadRows<T>& rows) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < rows.tokens; ++i)
+    for (int64_t p = 0; p < width; p += kLine) __builtin_prefetch(rows.data + i * rows.stride + p, std::is_const_v<T> ? 0 : 1, 2);
+}
 
-  PackedTiles() = default;
-  PackedTiles(int64_t tiles, int64_t heads, int64_t size)
-      : tiles_(tiles), size_(size), storage_(Tensor::empty({heads, tiles, size}, dtype_of<Element>())), data_(storage_.data<Element>()) {}
-  Element* at(int64_t tile, int64_t head) const { return data_ + (head * tiles_ + tile) * size_; }
+// The parts of a launch that share streamed operands: a group of rows and one kv head. Where there are many, a task is a unit, and its
+// operands stay in the cache of the thread that laid them out; else all units are prepared before all threads work on all of them. The
+// results are the same.
+class Units {
+ public:
+  explicit Units(int64_t count) : count_(count), whole_(count >= 2 * omp_get_max_threads()) {}
+
+  int64_t count() const { return count_; }
+  // How many units have operands at the same time; a unit's stand in its slot.
+  int64_t slots() const { return whole_ ? omp_get_max_threads() : count_; }
+
+  // Calls phase(unit, piece, slot) for each piece in [0, phase.pieces(unit)) of each phase; of a unit, a phase begins when the one before
+  // it is done. A Session lives while a thread does so.
+  template <class Session, class... Phases>
+  void run(const Phases&... phases) const {
+    if (whole_)
+      parallel_for(count_, [&](int64_t unit) {
+        [[maybe_unused]] const Session session;
+        (run_pieces(phases, unit, omp_get_thread_num()), ...);
+      });
+    else
+      (run_at_once<Session>(phases), ...);
+  }
 
  private:
-  int64_t tiles_ = 0, size_ = 0;
+  template <class Phase>
+  static void run_pieces(const Phase& phase, int64_t unit, int64_t slot) {
+    for (int64_t piece = 0, n = phase.pieces(unit); piece < n; ++piece) phase.body(unit, piece, slot);
+  }
+  template <class Session, class Phase>
+  void run_at_once(const Phase& phase) const {
+    std::vector<std::pair<int64_t, int64_t>> all;
+    for (int64_t unit = 0; unit < count_; ++unit)
+      for (int64_t piece = 0, n = phase.pieces(unit); piece < n; ++piece) all.emplace_back(unit, piece);
+    parallel_for(static_cast<int64_t>(all.size()), [&](int64_t i) {
+      [[maybe_unused]] const Session session;
+      const auto [unit, piece] = all[static_cast<size_t>(i)];
+      phase.body(unit, piece, unit);
+    });
+  }
+
+  int64_t count_;
+  bool whole_;
+};
+template <class Pieces, class Body>
+struct UnitPhase {
+  Pieces pieces;
+  Body body;
+};
+template <class Pieces, class Body>
+UnitPhase(Pieces, Body) -> UnitPhase<Pieces, Body>;
+
+// `size` elements for each place of each slot.
+template <class T>
+class SlotTiles {
+ public:
+  SlotTiles(int64_t slots, int64_t places, int64_t size)
+      : places_(places), size_(size), storage_(Tensor::empty({slots, places, size}, dtype_of<T>())), data_(storage_.data<T>()) {}
+  T* at(int64_t slot, int64_t place) const { return data_ + (slot * places_ + place) * size_; }
+
+ private:
+  int64_t places_, size_;
   Tensor storage_;
-  Element* data_ = nullptr;
+  T* data_;
 };
 
 // Tokens as they are packed. Those that nobody reads may be anything (a cache that is not full), and a probability of 0 times a NaN is a
@@ -74,13 +134,6 @@ class TileReader {
         std::fill_n(to + i * width_, width_, T());
     }
     return {to, rows.tokens, width_};
-  }
-
-  // Calls body(tile, head) for all tiles that somebody reads.
-  template <class Body>
-  void for_each(int64_t heads, const Body& body) const {
-    const std::vector<int64_t> read = tiles_.tiles_read();
-    parallel_for(static_cast<int64_t>(read.size()) * heads, [&](int64_t i) { body(read[static_cast<size_t>(i / heads)], i % heads); });
   }
 
  private:

@@ -39,21 +39,23 @@ W hide_outside(int64_t rows, const Band& band, W scale, W* scores) {
   return 1;
 }
 
-// The largest, or the sum, of a vector's lanes, by halves: a reduction clause would go through them one by one.
-template <class W>
-[[gnu::always_inline]] inline W largest_of(const W (&lanes)[kLanes<W>]) {
+// A vector's lanes put together by halves: a reduction clause would go through them one by one.
+template <class W, class Join>
+[[gnu::always_inline]] inline W folded(const W (&lanes)[kLanes<W>], const Join& join) {
   W x[kLanes<W>];
   std::copy_n(lanes, kLanes<W>, x);
   for (int64_t half = kLanes<W> / 2; half > 0; half /= 2) {
 #pragma omp simd
-    for (int64_t l = 0; l < half; ++l) x[l] = std::max(x[l], x[l + half]);
+    for (int64_t l = 0; l < half; ++l) x[l] = join(x[l], x[l + half]);
   }
   return x[0];
 }
 
-// top [rows] = max(top, scale * scores), and decay [rows] what that takes off of sums made with the old top.
+// Raises top [rows] to the largest scaled score of its row, and finds decay [rows], what that takes off of sums made with the old top. A
+// top that is passed by little stays: a probability of e^kSlack is as good as one of 1, and nothing decays.
 template <class W>
 [[gnu::always_inline]] inline void raise_top(int64_t rows, W scale, const W* scores, W* top, W* decay) {
+  constexpr W kSlack = 8;
   for (int64_t i = 0; i < rows; ++i) {
     W lanes[kLanes<W>];
     std::fill_n(lanes, kLanes<W>, top[i]);
@@ -61,15 +63,16 @@ template <class W>
 #pragma omp simd simdlen(kLanes <W>)
       for (int64_t l = 0; l < kLanes<W>; ++l) lanes[l] = std::max(lanes[l], scale * scores[i * kTile + j + l]);
     }
+    const W largest = folded(lanes, [](W x, W y) { return std::max(x, y); });
     decay[i] = top[i];
-    top[i] = largest_of(lanes);
+    top[i] = largest > top[i] + kSlack ? largest : top[i];
   }
   for (int64_t i = 0; i < rows; ++i) decay[i] = exp_below(decay[i] - top[i]);
 }
 
-// One step of the online softmax. Scores become exp(scale * score - top), where top [rows] is the largest scaled score so far, and sums
-// [rows, kLanes], whose lanes are to be added in the end, follow. Whatever else was summed before top moved is to be multiplied with decay
-// [rows]. top begins finite, so that hidden scores, -infinity, give 0 and never NaN.
+// One step of the online softmax. Scores become exp(scale * score - top), where top [rows] is about the largest scaled score so far, and
+// sums [rows, kLanes], whose lanes are to be added in the end, follow. Whatever else was summed before top moved is to be multiplied with
+// decay [rows]. top begins finite, so that hidden scores, -infinity, give 0 and never NaN.
 template <class W>
 void softmax_step(int64_t rows, W scale, W* scores, W* top, W* sums, W* decay) {
   raise_top(rows, scale, scores, top, decay);
@@ -88,7 +91,7 @@ void softmax_step(int64_t rows, W scale, W* scores, W* top, W* sums, W* decay) {
   }
 }
 
-// rows [n, width] *= decay [n], most of which is 1 once the largest scores have passed.
+// rows [n, width] *= decay [n], most of which is 1.
 template <class W>
 void decay_rows(int64_t n, int64_t width, const W* decay, W* rows) {
   for (int64_t i = 0; i < n; ++i) {
@@ -98,29 +101,16 @@ void decay_rows(int64_t n, int64_t width, const W* decay, W* rows) {
 }
 
 // Scores become probabilities p = exp(scale * score - lse), and slopes, given as dp = d(loss)/dp, become
-// d(loss)/d(scale * score) = p * (dp - delta).
+// d(loss)/d(scale * score) = p * (dp - delta). Queries are columns: lse and delta [kTile].
 template <class W>
-inline void to_slope(W scale, W lse, W delta, W& score, W& slope) {
-  score = exp_below(scale * score - lse);
-  slope = score * (slope - delta);
-}
-// Queries are rows: lse and delta [rows].
-template <class W>
-void slopes_of_queries(int64_t rows, W scale, const W* lse, const W* delta, W* scores, W* slopes) {
-  for (int64_t i = 0; i < rows; ++i) {
-    W *const score = scores + i * kTile, *const slope = slopes + i * kTile;
-    const W own_lse = lse[i], own_delta = delta[i];
-#pragma omp simd simdlen(kLanes <W>)
-    for (int64_t j = 0; j < kTile; ++j) slope[j] = exp_below(scale * score[j] - own_lse) * (slope[j] - own_delta);
-  }
-}
-// Queries are columns: lse and delta [columns].
-template <class W>
-void slopes_of_keys(int64_t rows, W scale, const W* lse, const W* delta, W* scores, W* slopes) {
+void find_slopes(int64_t rows, W scale, const W* lse, const W* delta, W* scores, W* slopes) {
   for (int64_t i = 0; i < rows; ++i) {
     W *const score = scores + i * kTile, *const slope = slopes + i * kTile;
 #pragma omp simd simdlen(kLanes <W>)
-    for (int64_t j = 0; j < kTile; ++j) to_slope(scale, lse[j], delta[j], score[j], slope[j]);
+    for (int64_t j = 0; j < kTile; ++j) {
+      score[j] = exp_below(scale * score[j] - lse[j]);
+      slope[j] = score[j] * (slope[j] - delta[j]);
+    }
   }
 }
 

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <bitset>
+#include <optional>
 #include <vector>
 
 #include "kernels/tensor/runs.h"
+#include "kernels/tensor/shape.h"
 
 namespace ropewalk {
 
@@ -69,10 +71,10 @@ class TokenTiles {
   void mark_read(const TokenRange& tokens);
 
   int64_t count() const { return static_cast<int64_t>(read_.size()); }
-  std::vector<int64_t> tiles_read() const;
   TokenRange tokens_of(int64_t tile) const;
-  bool reads(int64_t tile, int64_t token) const { return read_[static_cast<size_t>(tile)][static_cast<size_t>(token)]; }
+  bool reads_any(int64_t tile) const { return read_[static_cast<size_t>(tile)].any(); }
   bool reads_all(int64_t tile) const;
+  bool reads(int64_t tile, int64_t token) const { return read_[static_cast<size_t>(tile)][static_cast<size_t>(token)]; }
 
   // Calls body(tile, piece, column) for the pieces of `tokens` by tile; a piece begins at that column of its tile.
   template <class Body>
@@ -89,29 +91,50 @@ class TokenTiles {
   std::vector<std::bitset<kTile>> read_;
 };
 
-// Of keys whatever a query sees; of queries all that stand in a run.
-TokenTiles tiles_of_keys(const Spans& spans, const Visibility& visibility, int64_t rows, int64_t tokens);
-TokenTiles tiles_of_queries(const Spans& spans, int64_t rows, int64_t tokens);
-
 // At most kTile queries of one run.
 struct QueryTile {
   const QueryRun* run;
   TokenRange tokens;
 };
-std::vector<QueryTile> query_tiles(const Spans& spans);
 
 // What one run of queries reads from a tile of keys; that run may read several pieces of it.
 struct KeyUse {
   const QueryRun* run;
   TokenRange keys;
 };
-// A tile of the key tensor with everyone who reads it, in the order of the spans.
+// A tile of the key tensor with everyone who reads it, in the order of the spans. Who owns a tile writes its gradient, used or not.
 struct KeyTile {
   int64_t row, begin, length;
   std::vector<KeyUse> uses;
 };
-// All tiles of the key tensor, used or not: who owns a tile writes its gradient. No query reads tiles of two groups; a group is a row of
-// keys, or the rows that some row of queries reads together.
-std::vector<std::vector<KeyTile>> key_groups(const Spans& spans, const Visibility& visibility, int64_t rows, int64_t tokens);
+
+// Rows of queries and keys of which no query reads a key of another group: most often one row of each.
+struct Group {
+  std::vector<QueryTile> queries;
+  std::vector<KeyTile> keys;
+  std::vector<int64_t> queries_read, keys_read;  // tiles of TokenTiles of which any token is read
+};
+
+// Who meets whom in a launch.
+class Plan {
+ public:
+  Plan(const Spans& spans, const std::optional<int64_t>& window, const Shape& q, const Shape& k);
+
+  const Visibility visibility;
+  TokenTiles queries, keys;  // of queries all that stand in a run are read, of keys all that one of them sees
+  std::vector<Group> groups;
+
+  // Of a tile in its group's queries_read or keys_read.
+  int64_t place_of_queries(int64_t tile) const { return query_places_[static_cast<size_t>(tile)]; }
+  int64_t place_of_keys(int64_t tile) const { return key_places_[static_cast<size_t>(tile)]; }
+  int64_t most_queries_read() const;
+  int64_t most_keys_read() const;
+
+ private:
+  void cut_queries(const Spans& spans, const std::vector<int64_t>& group_of_row);
+  void cut_keys(const Spans& spans, const std::vector<int64_t>& group_of_row);
+
+  std::vector<int64_t> query_places_, key_places_;
+};
 
 }  // namespace ropewalk

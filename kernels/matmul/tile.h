@@ -54,8 +54,10 @@ void multiply_add(int64_t m, int64_t n, int64_t k, Matrix<W> a, const W* b, int6
 // to[i, j] = from[i, j] for i < rows, j < columns.
 template <class X, class W>
 void copy(int64_t rows, int64_t columns, const X* from, int64_t from_stride, W* to, int64_t to_stride) {
-  for (int64_t i = 0; i < rows; ++i)
+  for (int64_t i = 0; i < rows; ++i) {
+#pragma omp simd
     for (int64_t j = 0; j < columns; ++j) to[i * to_stride + j] = static_cast<W>(from[i * from_stride + j]);
+  }
 }
 
 // to[j, i] = from[i, j]: turns a product with b^T into multiply_add.

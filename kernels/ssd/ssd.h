@@ -6,7 +6,7 @@
 //   h0     = enter_state(states, ...)        parallel/: the state that enters each chunk [C, H, P, N]
 //   y      = ssd_chunk_outputs(in, h0)       [B, S, H, P]
 // C counts the chunks of all runs in order (`ssd_chunks` lists them). States, decays and h0 are of the wide type.
-// ssd_chunk_outputs does its work inside the chunks before it first reads h0, which may still be on its way; an empty h0 counts as zeros.
+// Where h0 is still on its way, ssd_chunk_outputs does its work inside the chunks before it first reads it. An empty h0 counts as zeros.
 // Both keep their inputs and compute everything else again in backward.
 #pragma once
 

@@ -34,6 +34,7 @@ class Storage {
 
   // The bytes become valid when `completion` has run: at the first data(), or at destruction.
   void pend(std::function<void()> completion);
+  bool pending() const { return completion_ != nullptr; }
 
  private:
   void complete();

@@ -81,6 +81,19 @@ std::vector<Case> cases() {
       {"long decode", {1, 1, 4, 5}, {1, 200, 2, 5}, {{0, 0, 1, 0, 199}}, {{0, 0, 200, 0, 0}}},
   };
   all.insert(all.end(), large.begin(), large.end());
+  // Documents that begin at odd places of the tiles of 64 tokens that operands are laid out in, in rows of several tiles.
+  const std::vector<Piece> odd = {{0, 0, 37, 0}, {0, 37, 71, 1}, {0, 108, 3, 2}, {0, 111, 29, 3}};
+  const Shape narrow = {1, 140, 4, 24};
+  for (const int64_t width : {24, 64, 80, 128})
+    all.push_back(self(fmt::format("odd documents, heads of width {}", width), narrow.with(3, width).with(2, 2), 2, odd));
+  all.push_back(self("odd documents, grouped 4:1, window 20", narrow, 1, odd, 20));
+  all.push_back(self("odd documents, grouped 4:1, window 100", narrow, 1, {{0, 3, 137, 0}}, 100));
+  all.push_back(self("many rows", {5, 70, 2, 8}, 2, {{0, 0, 70, 0}, {3, 1, 66, 1}, {4, 0, 64, 2}, {4, 64, 6, 3}}));
+  all.push_back({"rows that read each other's keys",
+                 {3, 70, 2, 8},
+                 {2, 90, 2, 8},
+                 {{0, 0, 70, 0, 20}, {1, 0, 70, 1, 0}, {2, 3, 60, 0, 30}},
+                 {{0, 0, 45, 0, 0}, {1, 40, 45, 0, 45}, {0, 45, 45, 1, 10}}});
   return all;
 }
 
@@ -199,12 +212,37 @@ TEST(Attention, BackwardMatchesFiniteDifferences) {
 TEST(Attention, GivesTheSameBitsForAnyNumberOfThreads) {
   const Case c = self("", {2, 300, 4, 16}, 2, {{0, 0, 130, 0}, {0, 130, 170, 1}, {1, 0, 300, 2}});
   const Inputs in = Inputs(c).to(DType::kFloat32);
+  const int before = omp_get_max_threads();
   omp_set_num_threads(1);
   const Tensors one = run(c, in);
-  omp_set_num_threads(2);
-  const Tensors two = run(c, in);
-  for (size_t i = 0; i < one.size(); ++i)
-    EXPECT_EQ(std::memcmp(one[i].data<float>(), two[i].data<float>(), static_cast<size_t>(one[i].bytes())), 0) << kNames[i];
+  for (const int threads : {2, 3}) {  // of 4 units: with 3 threads all units are prepared first
+    omp_set_num_threads(threads);
+    const Tensors more = run(c, in);
+    for (size_t i = 0; i < one.size(); ++i)
+      EXPECT_EQ(std::memcmp(one[i].data<float>(), more[i].data<float>(), static_cast<size_t>(one[i].bytes())), 0) << kNames[i];
+  }
+  omp_set_num_threads(before);
+}
+
+// A cache that is not full yet, and tokens between runs: what stands there must not be read.
+TEST(Attention, DoesNotReadWhatNobodySees) {
+  const Case c{"", {1, 140, 2, 16}, {1, 200, 1, 16}, {{0, 3, 100, 0, 60}}, {{0, 7, 60, 0, 0}, {0, 70, 100, 0, 60}}};
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const Inputs clean = Inputs(c).to(dtype);
+    const Tensors expected = run(c, clean);
+    const double nan = std::numeric_limits<double>::quiet_NaN();
+    for (const Tensor& x : {clean.q, clean.dy}) {
+      x.narrow(1, 0, 3).fill(nan);
+      x.narrow(1, 103, 37).fill(nan);
+    }
+    for (const Tensor& x : {clean.k, clean.v}) {
+      x.narrow(1, 0, 7).fill(nan);
+      x.narrow(1, 67, 3).fill(nan);
+      x.narrow(1, 170, 30).fill(nan);
+    }
+    const Tensors given = run(c, clean);
+    for (size_t i = 0; i < given.size(); ++i) EXPECT_EQ(testing::relative_error(given[i], expected[i]), 0) << kNames[i];
+  }
 }
 
 TEST(Attention, StaysExactWhereExponentialsOverflow) {
