@@ -9,7 +9,7 @@
 namespace ropewalk::testing {
 namespace {
 
-constexpr double kTimeout = 30;  // seconds: a rank whose test failed may have left the others waiting
+constexpr double kTimeout = 120;  // seconds: a rank whose test failed may have left the others waiting; a slow one is still on its way
 
 const MpiSession* session = nullptr;
 const Group* all = nullptr;
