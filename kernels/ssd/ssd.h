@@ -50,7 +50,8 @@ struct SsdOperands {
   double dt_low, dt_high;
 };
 
-// Gradients of the operands: those of v, dt, b and c as their operands and overwritten, those of the parameters added to (empty: not wanted).
+// Gradients of the operands: those of v, dt, b and c as their operands and overwritten, those of the parameters added to (empty: not
+// wanted).
 struct SsdGradients {
   Tensor v, dt, b, c = {}, a_log, dt_bias, d_skip = {};
 };
