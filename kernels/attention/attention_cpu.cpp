@@ -176,8 +176,8 @@ class BackwardPass : Pass<T, P> {
         lse_(args.lse.data<W>()),
         delta_tensor_(empty_like(args.lse)),
         delta_(delta_tensor_.data<W>()),
-        segments_(std::max<int64_t>(1, kTasks / std::max<int64_t>(1, units_.count()))),
         places_(plan_.most_queries_read() * group_),
+        segments_(segments(units_.count(), places_ * kTile * width_)),
         reader_(plan_.queries, width_),
         q_columns_(units_.slots(), places_, Base::columns_size()),
         q_rows_(units_.slots(), places_, Base::rows_size()),
@@ -206,7 +206,12 @@ class BackwardPass : Pass<T, P> {
   }
 
  private:
-  static constexpr int64_t kTasks = 32;  // as many at least, if there are tiles enough
+  // As many tasks at least, if there are tiles enough, and if the sums of all segments do not take too much (256 MiB in fp32).
+  static int64_t segments(int64_t units, int64_t sums_of_unit) {
+    constexpr int64_t kTasks = 32, kMostSums = 1 << 26;
+    const int64_t sums = std::max<int64_t>(1, units * sums_of_unit);
+    return std::max<int64_t>(1, std::min(kTasks / std::max<int64_t>(1, units), kMostSums / sums));
+  }
 
   // A place is a tile and head.
   int64_t place_of(int64_t tile, int64_t head) const { return plan_.place_of_queries(tile) * group_ + head % group_; }
@@ -327,7 +332,7 @@ class BackwardPass : Pass<T, P> {
   const W* lse_;
   Tensor delta_tensor_;
   W* delta_;
-  int64_t segments_, places_;
+  int64_t places_, segments_;
   TileReader<T> reader_;
   SlotTiles<Element> q_columns_, q_rows_, dy_columns_, dy_rows_;
   SlotTiles<W> dq_sums_;

@@ -6,6 +6,7 @@
 
 #include "kernels/attention/visibility.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/prefetch.h"
 #include "kernels/tensor/store.h"
 #include "kernels/tensor/thread_scratch.h"
 #include "kernels/tensor/vectorized.h"
@@ -41,12 +42,9 @@ void store_rows(int64_t rows, int64_t width, const W* factor, const W* from, T* 
     for (int64_t p = 0; p < width; ++p) store(to + i * stride + p, factor[i] * from[i * width + p]);
 }
 
-// Asks for rows that are soon read, or, where T is not const, stored: they lie apart, so that nobody else sees them coming.
 template <class T>
 void prefetch_rows(int64_t width, const HeadRows<T>& rows) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (int64_t i = 0; i < rows.tokens; ++i)
-    for (int64_t p = 0; p < width; p += kLine) __builtin_prefetch(rows.data + i * rows.stride + p, std::is_const_v<T> ? 0 : 1, 2);
+  for (int64_t i = 0; i < rows.tokens; ++i) prefetch(width, rows.data + i * rows.stride);
 }
 
 // The parts of a launch that share streamed operands: a group of rows and one kv head. Where there are many, a task is a unit, and its

@@ -1,4 +1,4 @@
-// fp32 products, and bf16 ones where there is no AMX, in the registers of AVX-512. A packed panel of a has the layout that costs its source
+// fp32 and bf16 products where there is no AMX, in the registers of AVX-512. A packed panel of a has the layout that costs its source
 // least: 6 rows of terms, or terms of 6 rows where the source is transposed. A packed panel of b has rows of 64 columns.
 #include "kernels/matmul/blockwise.h"
 #include "kernels/tensor/store.h"

@@ -27,7 +27,7 @@ inline int64_t even_extent(int64_t n, int64_t most, int64_t unit) {
 // The ways. Operands are not empty and fit `problem`.
 void multiply_by_onednn(const MatMul& product, const Problem& problem);  // fp32 and bf16
 // Own kernels, which lay b out anew for each product. They add to fp32 only.
-void multiply_by_avx512(const MatMul& product, const Problem& problem);  // fp32 and bf16, where isa() >= Isa::kAvx512
-void multiply_by_amx(const MatMul& product, const Problem& problem);     // bf16, where isa() == Isa::kAmx
+void multiply_by_avx512(const MatMul& product, const Problem& problem);  // fp32 and bf16, where isa() == Isa::kAvx512
+void multiply_by_amx(const MatMul& product, const Problem& problem);     // fp32 and bf16, where isa() == Isa::kAmx
 
 }  // namespace ropewalk::matmul

@@ -58,6 +58,12 @@ TEST(LayerNorm, BackwardMatchesFiniteDifferences) {
   }
 }
 
+TEST(LayerNorm, AddsToWhatOtherUsesGaveItsInput) {
+  const auto beside = [](const Vars& in) { return Vars{norm(in)[0], in[0]}; };
+  testing::expect_gradients(arguments(random_slice({4, 7}, 1)), beside);
+  testing::expect_precision(arguments(random_slice({130, 70}, 1, 1, DType::kBFloat16)), beside, 1e-2, 2e-2);
+}
+
 TEST(LayerNorm, AddsToTheGradientsOfItsParameters) {
   testing::expect_gradients(arguments(random_tensor({4, 6}, 1)), [](const Vars& in) { return norm({norm(in)[0], in[1], in[2]}); });
 }

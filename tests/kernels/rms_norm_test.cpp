@@ -67,6 +67,12 @@ TEST(RmsNorm, WithAShorterWeightNormalisesEachHeadAlone) {
   }
 }
 
+TEST(RmsNorm, AddsToWhatOtherUsesGaveItsInput) {
+  const auto beside = [](const Vars& in) { return Vars{norm(in)[0], in[0]}; };
+  testing::expect_gradients(arguments(random_slice({4, 7}, 1)), beside);
+  testing::expect_precision(arguments(random_slice({130, 70}, 1, 1, DType::kBFloat16)), beside, 1e-2, 2e-2);
+}
+
 TEST(RmsNorm, AddsToTheGradientOfItsWeight) {
   testing::expect_gradients(arguments(random_tensor({4, 6}, 1)), [](const Vars& in) {
     const Var once = rms_norm(in[0], in[1], kEps, DType::kFloat64);
