@@ -12,6 +12,7 @@ class OutputsBackward {
  public:
   using W = Wide<T>;
   using E = typename Panels::Element;
+  using Session = typename Panels::Session;
 
   struct Launch {
     explicit Launch(const SsdOutputsBackward& args)
@@ -173,7 +174,6 @@ class OutputsBackward {
   const Scratch<W> d_m_{kBlock * kBlock}, m_{kBlock * kBlock}, dv_{kBlock * P}, d_state_{kBlock * N};
   const Scratch<E> m_t_{Panels::left_size(kBlock, kBlock)};
   FetchAhead ahead_;
-  typename Panels::Session session_;
 };
 
 }  // namespace

@@ -38,6 +38,7 @@ class Outputs {
  public:
   using W = Wide<T>;
   using E = typename Panels::Element;
+  using Session = typename Panels::Session;
 
   struct Launch {
     Launch(const SsdOperands& operands, const W* states, const Tensor& outputs)
@@ -115,7 +116,6 @@ class Outputs {
   const OfBlocks<E> c_{in_.blocks, Panels::left_size(kBlock, N)}, v_{in_.blocks, Panels::right_size(kBlock, P)};
   const Scratch<E> b_t_{Panels::right_size(N, kBlock)}, m_panels_{Panels::left_size(kBlock, kBlock)};
   FetchAhead ahead_;
-  typename Panels::Session session_;
 };
 
 // y = inside + exp(cum_i) h0 c_i
@@ -124,6 +124,7 @@ class OutputsOfEntering {
  public:
   using W = Wide<T>;
   using E = typename Panels::Element;
+  using Session = typename Panels::Session;
 
   struct Launch {
     Launch(const SsdOutputsForward& args, const Tensor& wide) : in(args.in), c(args.in.c), h0(args.h0.data<W>()), inside(wide), y(args.y) {}
@@ -157,7 +158,6 @@ class OutputsOfEntering {
   const Steps<W> steps_{in_.tokens};
   const Entering<T, Panels> entering_{in_};
   const OfBlocks<E> c_{in_.blocks, Panels::left_size(kBlock, N)};
-  typename Panels::Session session_;
 };
 
 // In one pass over the chunks.

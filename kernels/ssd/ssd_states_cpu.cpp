@@ -23,6 +23,7 @@ class States {
  public:
   using W = Wide<T>;
   using E = typename Panels::Element;
+  using Session = typename Panels::Session;
 
   struct Launch {
     explicit Launch(const SsdStatesForward& args) : in(args.in), decay(args.decay.data<W>()), local(args.local.data<W>()) {}
@@ -73,7 +74,6 @@ class States {
   const Scratch<W> weighted_{in_.tokens * P};
   const Scratch<E> b_{Panels::right_size(in_.tokens, N)}, weighted_t_{Panels::left_size(P, in_.tokens)};
   FetchAhead ahead_;
-  typename Panels::Session session_;
 };
 
 template <class T, class Panels>
@@ -81,6 +81,7 @@ class StatesBackward {
  public:
   using W = Wide<T>;
   using E = typename Panels::Element;
+  using Session = typename Panels::Session;
 
   struct Launch {
     explicit Launch(const SsdStatesBackward& args)
@@ -166,7 +167,6 @@ class StatesBackward {
   const Scratch<E> b_{Panels::left_size(in_.tokens, N)}, weighted_panels_{Panels::left_size(in_.tokens, P)};
   const Scratch<E> d_local_{Panels::right_size(P, N)}, d_local_t_{Panels::right_size(N, P)};
   FetchAhead ahead_;
-  typename Panels::Session session_;
 };
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "kernels/tensor/fetch_ahead.h"
 #include "kernels/tensor/parallel_for.h"
 #include "kernels/tensor/scratch.h"
+#include "kernels/tensor/thread_scratch.h"
 
 namespace ropewalk::ssd {
 
@@ -56,12 +57,14 @@ struct Operands {
     tokens = blocks * kBlock;
   }
 
-  // Task(launch), one a thread, is handed all chunks and groups: task.run(chunk, its index, group).
+  // Task(launch), one a thread, is handed all chunks and groups: task.run(chunk, its index, group), while a Task::Session lives.
   template <class Task, class Launch>
   void run(const Launch& launch) const {
-    parallel_for(
-        static_cast<int64_t>(chunks.size()) * groups, [&] { return Task(launch); },
-        [&](int64_t i, Task& task) { task.run(chunks[i / groups], i / groups, i % groups); });
+    ThreadRooms<Task> tasks([&] { return Task(launch); });
+    parallel_for(static_cast<int64_t>(chunks.size()) * groups, [&](int64_t i) {
+      [[maybe_unused]] const typename Task::Session session;
+      tasks.mine().run(chunks[i / groups], i / groups, i % groups);
+    });
   }
   int64_t first_head(int64_t group) const { return group * (heads / groups); }
   // Of the heads that share b and c with h.

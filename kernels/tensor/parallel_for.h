@@ -14,17 +14,6 @@ void parallel_for(int64_t n, const Body& body) {
   for (int64_t i = 0; i < n; ++i) body(i);
 }
 
-// Calls body(i, room) likewise: each thread makes itself a room = make(), working memory say, for all that it does.
-template <class Make, class Body>
-void parallel_for(int64_t n, const Make& make, const Body& body) {
-#pragma omp parallel if (n > 1)
-  {
-    auto room = make();
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = 0; i < n; ++i) body(i, room);
-  }
-}
-
 // Calls body(begin, end) for consecutive ranges of at most `grain` that cover [0, n).
 template <class Body>
 void parallel_ranges(int64_t n, int64_t grain, const Body& body) {

@@ -3,6 +3,8 @@
 
 #include <omp.h>
 
+#include <deque>
+
 #include "kernels/tensor/tensor.h"
 
 namespace ropewalk {
@@ -23,6 +25,21 @@ class ThreadScratch {
   int64_t size_;
   Tensor all_;
   T* data_;
+};
+
+// A room for each thread, with all that it works in. All are made beforehand, so that what they take of the allocator does not depend on
+// how the threads meet.
+template <class Room>
+class ThreadRooms {
+ public:
+  template <class Make>
+  explicit ThreadRooms(const Make& make) {
+    for (int thread = 0; thread < omp_get_max_threads(); ++thread) rooms_.push_back(make());
+  }
+  Room& mine() { return rooms_[static_cast<size_t>(omp_get_thread_num())]; }
+
+ private:
+  std::deque<Room> rooms_;
 };
 
 }  // namespace ropewalk
