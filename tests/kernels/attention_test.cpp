@@ -171,9 +171,7 @@ void expect_near(const Tensors& given, const Tensors& expected, double tolerance
 
 class AttentionCases : public ::testing::TestWithParam<Case> {};
 
-TEST_P(AttentionCases, FollowDefinition) {
-  const Case& c = GetParam();
-  const Inputs in(c);
+void expect_definition(const Case& c, const Inputs& in) {
   const reference::Attention definition{.q = in.q,
                                         .k = in.k,
                                         .v = in.v,
@@ -184,6 +182,14 @@ TEST_P(AttentionCases, FollowDefinition) {
   Tensors expected = definition.gradients(in.dy);
   expected.insert(expected.begin(), definition.y());
   expect_near(run(c, in), expected, 1e-10);
+}
+
+TEST_P(AttentionCases, FollowDefinition) { expect_definition(GetParam(), Inputs(GetParam())); }
+
+// From one tile of keys to the next, so that what was summed before shrinks to nothing or nearly.
+TEST(Attention, FollowsItsDefinitionWhereScoresRiseByMuch) {
+  const Case c = self("", {1, 250, 2, 16}, 1, {{0, 0, 250, 0}});
+  for (const double scale : {1.5, 4.0}) expect_definition(c, Inputs(c, scale));
 }
 
 TEST_P(AttentionCases, AreTheSameInFp32AndBf16) {
