@@ -88,29 +88,37 @@ void backward_row(int64_t n, const T* dy, const T* x, T* dx) {
   for (int64_t i = 0; i < n; ++i) store(dx + i, Wide<T>(dy[i]) * F::at(Wide<T>(x[i])).slope);
 }
 
-// Both of one row of gate and up, which meanwhile fetch the next.
-
 template <class F, class T>
 void gated_forward_row(int64_t n, const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, Wide<T> scale, T* y) {
-  prefetch(n, gate + gate_stride);
-  prefetch(n, up + up_stride);
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) store(y + i, F::at(scale * Wide<T>(gate[i])).value * Wide<T>(up[i]));
+  for_lines<T>(
+      n,
+      [&](int64_t i) {
+        prefetch_line(gate + gate_stride + i);
+        prefetch_line(up + up_stride + i);
+        prefetch_line(y + n + i);
+      },
+      [&](int64_t i) { store(y + i, F::at(scale * Wide<T>(gate[i])).value * Wide<T>(up[i])); });
 }
 
 template <class F, class T>
 void gated_backward_row(int64_t n, const T* dy, const T* gate, int64_t gate_stride, const T* up, int64_t up_stride, Wide<T> scale, T* dgate,
-                        T* dup) {
+                        T* dup, int64_t d_stride) {
   using W = Wide<T>;
-  prefetch(n, gate + gate_stride);
-  prefetch(n, up + up_stride);
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const auto [value, slope] = F::at(scale * W(gate[i]));
-    const W d = W(dy[i]);
-    store(dup + i, d * value);
-    store(dgate + i, d * W(up[i]) * scale * slope);
-  }
+  for_lines<T>(
+      n,
+      [&](int64_t i) {
+        prefetch_line(gate + gate_stride + i);
+        prefetch_line(up + up_stride + i);
+        prefetch_line(dy + n + i);
+        prefetch_line(dgate + d_stride + i);
+        prefetch_line(dup + d_stride + i);
+      },
+      [&](int64_t i) {
+        const auto [value, slope] = F::at(scale * W(gate[i]));
+        const W d = W(dy[i]);
+        store(dup + i, d * value);
+        store(dgate + i, d * W(up[i]) * scale * slope);
+      });
 }
 
 template <class Body>
@@ -146,7 +154,7 @@ void run(const GatedActivationBackward& args) {
   const Rows<T> dy = rows_of<T>(args.dy), gate = rows_of<T>(args.gate), up = rows_of<T>(args.up);
   const auto scale = static_cast<Wide<T>>(args.scale);
   for_rows(args.dgate, [&](int64_t i) {
-    vectorized<gated_backward_row<F, T>>(dy.width, dy[i], gate[i], gate.stride, up[i], up.stride, scale, dgate[i], dup[i]);
+    vectorized<gated_backward_row<F, T>>(dy.width, dy[i], gate[i], gate.stride, up[i], up.stride, scale, dgate[i], dup[i], dgate.stride);
   });
 }
 

@@ -3,6 +3,7 @@
 #include "kernels/causal_conv1d/causal_conv1d.h"
 #include "kernels/tensor/math.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/prefetch.h"
 #include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
@@ -42,6 +43,8 @@ void forward_tokens(int64_t tokens, int64_t channels, int64_t taps, const T* con
                     T* y) {
   for (int64_t i = 0; i < tokens; ++i)
     for_each_block(channels, [&]<int kWidth>(int64_t c) {
+      if (i + 1 < tokens) prefetch_line(rows[i + taps] + c);
+      prefetch_line(y + (i + 1) * channels + c);
       Wide<T> z[kWidth];
       weighted_sum<kWidth>(taps, c, channels, rows + i, weight, bias, z);
 #pragma omp simd
@@ -55,6 +58,8 @@ void slopes_of_tokens(int64_t tokens, int64_t channels, int64_t taps, const T* c
                       const T* dy, int64_t dy_stride, Wide<T>* dz) {
   for (int64_t i = 0; i < tokens; ++i)
     for_each_block(channels, [&]<int kWidth>(int64_t c) {
+      if (i + 1 < tokens) prefetch_line(rows[i + taps] + c);
+      prefetch_line(dy + (i + 1) * dy_stride + c);
       Wide<T> z[kWidth];
       weighted_sum<kWidth>(taps, c, channels, rows + i, weight, bias, z);
 #pragma omp simd
@@ -68,6 +73,7 @@ void input_gradients(int64_t tokens, int64_t channels, int64_t taps, const W* co
                      int64_t dx_stride) {
   for (int64_t i = 0; i < tokens; ++i)
     for_each_block(channels, [&]<int kWidth>(int64_t c) {
+      prefetch_line(dx + (i + 1) * dx_stride + c);
       W sum[kWidth];
       weighted_sum<kWidth>(taps, c, channels, rows + i, weight, zeros, sum);
 #pragma omp simd

@@ -15,14 +15,16 @@ constexpr int64_t kBlock = 1 << 15;  // elements a partial sum
 // In 16 interleaved sums, so that the order does not depend on the width of the vectors.
 template <class T>
 double sum_of_squares(int64_t n, const T* x) {
-  constexpr int64_t kLanes = 16;
+  constexpr int64_t kLanes = 16, kAhead = 4096 / sizeof(T);
   std::array<double, kLanes> sums{};
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
+  for (; i + kLanes <= n; i += kLanes) {
+    prefetch_line(x + i + kAhead);
     for (int64_t lane = 0; lane < kLanes; ++lane) {
       const double value = static_cast<Wide<T>>(x[i + lane]);
       sums[lane] += value * value;
     }
+  }
   double sum = 0;
   for (; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   for (const double s : sums) sum += s;

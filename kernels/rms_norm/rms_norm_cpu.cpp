@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "kernels/rms_norm/rms_norm.h"
+#include "kernels/tensor/prefetch.h"
 #include "kernels/tensor/row_sums.h"
 #include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
@@ -22,8 +23,13 @@ Wide<X> square_sum(int64_t n, const X* x) {
 template <class X, class Y>
 void scale_row(int64_t n, const X* x, const Wide<X>* weight, Wide<X> rstd, Y* y) {
   using W = Wide<X>;
-#pragma omp simd
-  for (int64_t i = 0; i < n; ++i) store(y + i, W(x[i]) * rstd * weight[i]);
+  for_lines<X>(
+      n,
+      [&](int64_t i) {
+        prefetch_line(x + n + i);
+        prefetch_line(y + n + i);
+      },
+      [&](int64_t i) { store(y + i, W(x[i]) * rstd * weight[i]); });
 }
 
 template <class X, class Y>
@@ -33,13 +39,15 @@ void input_gradient(int64_t n, const Y* dy, const X* x, const Wide<X>* weight, W
 #pragma omp simd reduction(+ : dot)
   for (int64_t i = 0; i < n; ++i) dot += W(dy[i]) * weight[i] * W(x[i]);
   const W along = dot * rstd * rstd / static_cast<W>(n);
-  if (accumulate) {
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) store(dx + i, W(dx[i]) + rstd * (W(dy[i]) * weight[i] - W(x[i]) * along));
-  } else {
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) store(dx + i, rstd * (W(dy[i]) * weight[i] - W(x[i]) * along));
-  }
+  const auto fetch = [&](int64_t i) {
+    prefetch_line(dy + n + i);
+    prefetch_line(x + n + i);
+    prefetch_line(dx + n + i);
+  };
+  if (accumulate)
+    for_lines<X>(n, fetch, [&](int64_t i) { store(dx + i, W(dx[i]) + rstd * (W(dy[i]) * weight[i] - W(x[i]) * along)); });
+  else
+    for_lines<X>(n, fetch, [&](int64_t i) { store(dx + i, rstd * (W(dy[i]) * weight[i] - W(x[i]) * along)); });
 }
 
 template <class X, class Y>

@@ -7,6 +7,7 @@
 
 #include "kernels/rope/rope.h"
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/prefetch.h"
 #include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
@@ -89,6 +90,8 @@ void run(const Rope& args) {
   };
   parallel_ranges(tokens, std::max<int64_t>(1, kGrain / (heads * shape.width)), [&](int64_t begin, int64_t end) {
     for (int64_t token = begin; token < end; ++token) {
+      prefetch(heads * shape.width, x + at(args.x, token + 1));
+      prefetch(heads * shape.width, y + at(args.y, token + 1));
       const auto* const cosine = angles->at(position[static_cast<size_t>(token)]);
       vectorized<rotate<T>>(heads, shape, x + at(args.x, token), args.x.stride(2), cosine, cosine + shape.half, turn, y + at(args.y, token),
                             args.y.stride(2));

@@ -2,6 +2,7 @@
 #include <array>
 
 #include "kernels/tensor/parallel_for.h"
+#include "kernels/tensor/prefetch.h"
 #include "kernels/tensor/vectorized.h"
 #include "kernels/weighted_sum/weighted_sum.h"
 
@@ -29,16 +30,19 @@ struct Term {
   int64_t stride;
   W weight;
   void (*add)(const Term& term, int64_t row, int64_t column, int64_t n, W* sum);
+  int64_t next;  // elements from a block to the one that is added after it
 };
 
 template <class W>
-Term<W> term_of(const Tensor& x, double weight, bool one_row) {
+Term<W> term_of(const Tensor& x, double weight, bool one_row, int64_t width) {
   const int64_t stride = one_row ? 0 : row_stride(x, "weighted_sum: x");
   return dispatch_float(x.dtype(), [&]<class T>(std::type_identity<T>) {
     const auto add = [](const Term<W>& term, int64_t row, int64_t column, int64_t n, W* sum) {
-      vectorized<add_scaled<W, T>>(n, term.weight, static_cast<const T*>(term.data) + row * term.stride + column, sum);
+      const T* const block = static_cast<const T*>(term.data) + row * term.stride + column;
+      prefetch(n, block + term.next);
+      vectorized<add_scaled<W, T>>(n, term.weight, block, sum);
     };
-    return Term<W>{x, x.data<T>(), stride, static_cast<W>(weight), add};
+    return Term<W>{x, x.data<T>(), stride, static_cast<W>(weight), add, width <= kBlock ? stride : kBlock};
   });
 }
 
@@ -50,16 +54,18 @@ void weighted_sum(const WeightedSum& args) {
   const int64_t blocks_a_row = (width + kBlock - 1) / kBlock, rows = args.y.numel() / width;
   std::vector<Term<W>> terms;
   for (size_t i = 0; i < args.x.size(); ++i)
-    terms.push_back(term_of<W>(one_row || is_rows(args.x[i]) ? args.x[i] : args.x[i].contiguous_copy(), args.weights[i], one_row));
+    terms.push_back(term_of<W>(one_row || is_rows(args.x[i]) ? args.x[i] : args.x[i].contiguous_copy(), args.weights[i], one_row, width));
 
   T* y = args.y.data<T>();
   parallel_ranges(rows * blocks_a_row, std::max<int64_t>(1, kGrain / std::min(width, kBlock)), [&](int64_t begin, int64_t end) {
     std::array<W, kBlock> sum;
     for (int64_t block = begin; block < end; ++block) {
       const int64_t row = block / blocks_a_row, column = block % blocks_a_row * kBlock, n = std::min(kBlock, width - column);
+      T* const to = y + row * width + column;
+      prefetch(n, to + n);
       std::fill_n(sum.data(), n, W(0));
       for (const Term<W>& term : terms) term.add(term, row, column, n, sum.data());
-      vectorized<round_to<W, T>>(n, sum.data(), y + row * width + column);
+      vectorized<round_to<W, T>>(n, sum.data(), to);
     }
   });
 }
