@@ -5,8 +5,7 @@
 
 namespace ropewalk {
 
-// In double.
-// What an optimizer's update did to a span: sums of squares of the changes, and of the weights after it.
+// What an optimizer's update did to a span: sums of squares of the changes, and of the weights after it. In double.
 struct UpdateSquares {
   double update = 0, weight = 0;
 };
