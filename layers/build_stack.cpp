@@ -93,7 +93,7 @@ class Builder {
     return std::make_unique<Mlp>(block, build, tp_);
   }
   std::unique_ptr<SubLayer> make(const MoeOptions& block, int, const BuildContext& build) const {
-    return std::make_unique<Moe>(block, build);
+    return std::make_unique<Moe>(block, build, tp_);
   }
   std::unique_ptr<SubLayer> make(const ParallelOptions& block, int layer, const BuildContext& build) const {
     std::vector<std::unique_ptr<SubLayer>> branches;

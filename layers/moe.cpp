@@ -30,17 +30,22 @@ void balance(const Tensor& bias, const Tensor& load, double rate) {
 
 }  // namespace
 
-Moe::Moe(const MoeOptions& options, const BuildContext& build) : options_(options), build_(build) {
+Moe::Moe(const MoeOptions& options, const BuildContext& build, const TensorParallel& tp) : options_(options), build_(build) {
   if (!options.shared) return;
-  shared_.emplace(MlpOptions{.hidden = options.shared->hidden, .act = options.act, .gated = options.gated}, build, TensorParallel{},
-                  Kind::kMoe);
+  shared_.emplace(MlpOptions{.hidden = options.shared->hidden, .act = options.act, .gated = options.gated}, build, tp, Kind::kMoe);
 }
 
 void Moe::declare(Declarations& declarations, const std::string& name) {
   const int64_t experts = options_.experts, hidden = options_.hidden, input = build_.input;
   const auto part = [&](const std::string& part_name, const Shape& shape, Role role, const Init& init, double active = 1) {
-    return declarations.declare(
-        ParameterSpec{.name = name + "." + part_name, .shape = shape, .kind = Kind::kMoe, .role = role, .init = init, .active = active});
+    return declarations.declare(ParameterSpec{.name = name + "." + part_name,
+                                              .shape = shape,
+                                              .kind = Kind::kMoe,
+                                              .role = role,
+                                              .init = init,
+                                              .split = {},
+                                              .owed_over_tensor = declarations.sequence_parallel(),
+                                              .active = active});
   };
   const double chosen = static_cast<double>(options_.router.top_k) / static_cast<double>(experts);
   const Init in = build_.linear_init(input), out = build_.output_init(hidden);
@@ -68,7 +73,7 @@ Tensor Moe::assigned(const Var& logits_BSE, const Context& ctx) const {
     const Tensor expert_BT = Tensor::empty(all.shape().first(2), DType::kInt64, all.device());
     launch(all.device(), Sinkhorn{.expert_BT = expert_BT, .logits_BTE = all, .iterations = options_.sinkhorn});
     const int64_t length = logits_BSE.dim(1);
-    return Tensors{expert_BT.narrow(1, ctx.cp.group.rank() * length, length).packed()};
+    return Tensors{expert_BT.narrow(1, ctx.cp.slices.rank() * length, length).packed()};
   };
   return ctx.receive(assign).front().reshape(logits_BSE.shape().with(-1, 1));
 }

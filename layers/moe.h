@@ -1,6 +1,9 @@
 // A mixture of experts: each token goes through the k feed-forwards that a router chooses for it, y = sum_j w_j expert_j(u), and through
 // one shared by all, where there is one: + shared(u), or + sigmoid(shared_gate . u) shared(u). No capacity: nothing is dropped.
 //
+// Tensor ranks have all experts each. With sequence parallelism each sends its own tokens through them; without, all do the same. The
+// shared one is cut over them as any feed-forward is.
+//
 // With Sinkhorn's assignment (router sigmoid_top1) the expert of a token in training depends on its whole sequence, later tokens too. So
 // evaluation and decoding take the greatest logit instead, as BlackMamba does: a validation loss must not know the future.
 #pragma once
@@ -15,7 +18,7 @@ namespace ropewalk {
 
 class Moe : public SubLayer {
  public:
-  Moe(const MoeOptions& options, const BuildContext& build);
+  Moe(const MoeOptions& options, const BuildContext& build, const TensorParallel& tp);
 
   const char* kind() const override { return "moe"; }
   void declare(Declarations& declarations, const std::string& name) override;

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "parallel/mesh.h"
+#include "parallel/comm/group.h"
 
 namespace ropewalk {
 
@@ -30,7 +30,7 @@ using Tallies = std::vector<std::shared_ptr<Tally>>;
 using Buffers = std::vector<std::shared_ptr<Buffer>>;
 
 void clear_tallies(const Tallies& tallies);
-// Each tally over all ranks of the mesh: what tensor ranks counted alike counts once. Collective.
-void sum_tallies(const Tallies& tallies, const Mesh& mesh);
+// Each tally summed over those ranks of a group whose own counts. Collective.
+void sum_tallies(const Tallies& tallies, const Group& group, bool own_counts);
 
 }  // namespace ropewalk

@@ -50,6 +50,8 @@ struct State {
 struct ContextParallel {
   Group group;
   int64_t pieces = 1;  // a row and rank
+  Group slices{};      // those that hold other tokens of the same rows outside of tp_enter and tp_leave: with sequence parallelism the
+                       // tensor ranks of each rank of `group`, in its order; else `group` again
 };
 
 struct Microbatch {

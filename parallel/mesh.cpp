@@ -48,6 +48,7 @@ Mesh::Mesh(const Group& all, const Degrees& degrees) : degrees_(degrees), all_(a
   };
   for (const Axis axis : kAxes) axis_[static_cast<int>(axis)] = along([axis](Axis other) { return other == axis; });
   tokens_ = along([](Axis axis) { return axis == Axis::kData || axis == Axis::kContext; });
+  rows_ = along([](Axis axis) { return axis == Axis::kContext || axis == Axis::kTensor; });
 }
 
 std::string Mesh::coordinates() const {

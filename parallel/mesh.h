@@ -33,12 +33,13 @@ class Mesh {
   const Group& context() const { return axis(Axis::kContext); }
   const Group& tensor() const { return axis(Axis::kTensor); }
   const Group& tokens() const { return tokens_; }  // data x context: the same weights, different tokens
+  const Group& rows() const { return rows_; }      // context x tensor: the same rows of a batch
   const Group& all() const { return all_; }
   std::string coordinates() const;  // "pipeline 0, data 1, context 0, tensor 1"
 
  private:
   Degrees degrees_;
-  Group all_, tokens_;
+  Group all_, tokens_, rows_;
   std::array<Group, 4> axis_;
 };
 

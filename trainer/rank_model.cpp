@@ -28,7 +28,7 @@ DType compute_dtype(Precision precision) {
 RankModel::RankModel(const Options& options, const Group& all, const Degrees& degrees)
     : mesh_(all, degrees),
       tp_(make_tensor_parallel(mesh_.tensor(), options.parallel.sequence && degrees.tensor > 1)),
-      cp_{mesh_.context(), options.parallel.context_runs},
+      cp_{mesh_.context(), options.parallel.context_runs, tp_.sequence ? mesh_.rows() : mesh_.context()},
       dtype_(compute_dtype(options.train.precision)),
       model_(options.model, {.tp = tp_,
                              .stage = mesh_.coordinate(Axis::kPipeline),

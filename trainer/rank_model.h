@@ -21,6 +21,9 @@ class RankModel {
   const Declarations& declarations() const { return declarations_; }
   const HybridModel& model() const { return model_; }
   const ParameterStore& store() const { return store_; }
+  // Whether what is counted over a rank's slice of the tokens counts here: without sequence parallelism tensor ranks have the same tokens,
+  // and the first stands for all.
+  bool counts_slice() const { return tp_.sequence || mesh_.coordinate(Axis::kTensor) == 0; }
   PipelineOptions pipeline_options() const { return {.cp = cp_, .dtype = dtype_}; }
 
  private:

@@ -73,8 +73,9 @@ StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches, 
 std::optional<MoeReport> TrainStep::report_experts(double auxiliary) const {
   const Tallies& loads = model_.declarations().tallies();
   if (loads.empty()) return {};
-  sum_tallies(loads, model_.mesh());
-  MoeReport report{.aux_loss = sum_over_tokens(model_.mesh(), auxiliary, "auxiliary loss")};
+  const Group& all = model_.mesh().all();
+  sum_tallies(loads, all, model_.counts_slice());
+  MoeReport report{.aux_loss = all.sum(model_.counts_slice() ? auxiliary : 0, "auxiliary loss")};
   for (const auto& load : loads) report.load_max_over_mean = std::max(report.load_max_over_mean, max_over_mean(load->counts));
   return report;
 }

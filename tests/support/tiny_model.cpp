@@ -35,13 +35,13 @@ ModelOptions interfaces() {
 // they change what is chosen.
 ModelOptions experts() {
   using enum RouterType;
-  return tiny({{"M", Mamba2Options{.heads = 2, .head_dim = 4, .state = 3, .groups = 1, .conv = 3, .chunk = 5}},
-               {"A", AttentionBlockOptions{.heads = 2, .kv_heads = 1, .head_dim = 4, .rope = RopeOptions{}, .window = {}}},
+  return tiny({{"M", Mamba2Options{.heads = 4, .head_dim = 4, .state = 3, .groups = 1, .conv = 3, .chunk = 5}},
+               {"A", AttentionBlockOptions{.heads = 4, .kv_heads = 1, .head_dim = 4, .rope = RopeOptions{}, .window = {}}},
                {"J", MoeOptions{.experts = 5,
                                 .hidden = 6,
                                 .router = {.type = kSoftmaxTopk, .top_k = 2},
                                 .balance = 0.1,
-                                .shared = SharedExpertOptions{.hidden = 7, .gated = true}}},
+                                .shared = SharedExpertOptions{.hidden = 8, .gated = true}}},
                {"G", MoeOptions{.experts = 4,
                                 .hidden = 5,
                                 .act = Activation::kRelu2,
@@ -137,7 +137,7 @@ ModelOptions selective_scans() {
 const std::vector<TinyModel>& tiny_models() {
   static const std::vector<TinyModel> models = {
       {.name = "Interfaces", .model = interfaces()},
-      {.name = "Experts", .model = experts(), .cut = false, .context = true},
+      {.name = "Experts", .model = experts()},
       {.name = "OptionsA", .model = options_a()},
       {.name = "OptionsB", .model = options_b()},
       {.name = "SelectiveScans", .model = selective_scans(), .cut = false},

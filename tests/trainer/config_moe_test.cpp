@@ -76,14 +76,16 @@ TEST(MoeBlock, RefusesWhatDoesNotFit) {
             "shared.hidden: required, not given");
 }
 
-TEST(MoeBlock, CannotBeCutOverTensorRanksYet) {
-  const auto resolve = [](const std::string& parallel) {
-    const std::string text = with_moe("experts: 8, top_k: 2, hidden: 64, router: softmax_topk");
+TEST(MoeBlock, IsCutOverTensorRanksWhereItsSharedExpertIs) {
+  const auto resolve = [](const std::string& shared, const std::string& parallel) {
+    const std::string text = with_moe("experts: 3, top_k: 2, hidden: 65, router: softmax_topk" + shared);
     return mistake([&] { resolve_mesh(parse(text, {"parallel=" + parallel}), 4); });
   };
-  EXPECT_EQ(resolve("{tensor: 2}"),
-            "command line: parallel.tensor: model.blocks.F (moe) cannot be cut over tensor ranks yet, given 2; use 1");
-  EXPECT_EQ(resolve("{context: 2, pipeline: 2}"), "no mistake");
+  EXPECT_EQ(resolve("", "{tensor: 2}"), "no mistake");
+  EXPECT_EQ(resolve(", shared: {hidden: 64}", "{tensor: 2}"), "no mistake");
+  EXPECT_EQ(resolve(", shared: {hidden: 65}", "{tensor: 2}"),
+            "command line: parallel.tensor: expected a divisor of model.blocks.F.shared.hidden (65, configs/x.yaml:6), given 2; try 1");
+  EXPECT_EQ(resolve(", shared: {hidden: 65}", "{context: 2, pipeline: 2}"), "no mistake");
 }
 
 TEST(MoeBlock, FallsIntoOptimizerGroupsByKindAndRole) {

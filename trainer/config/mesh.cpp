@@ -72,7 +72,6 @@ class MeshResolver {
           throw config_.error(key, "model.blocks.{} ({}) cannot be cut over {} yet, given {}; use 1", name, kind, what, degree);
       };
       const BlockOptions& block = options_.model.blocks.at(name);
-      if (std::holds_alternative<MoeOptions>(block)) refuse("parallel.tensor", mesh_.tensor, "moe", "tensor ranks");
       if (!std::holds_alternative<Mamba1Options>(block)) continue;
       refuse("parallel.tensor", mesh_.tensor, "mamba1", "tensor ranks");
       refuse("parallel.context", mesh_.context, "mamba1", "context ranks");
@@ -111,6 +110,8 @@ class MeshResolver {
       add(".kv_heads", attention->kv_heads, true);
     } else if (const auto* mlp = std::get_if<MlpOptions>(&options)) {
       add(".hidden", mlp->hidden);
+    } else if (const auto* moe = std::get_if<MoeOptions>(&options)) {
+      if (moe->shared) add(".shared.hidden", moe->shared->hidden);
     }
   }
 
