@@ -1,6 +1,5 @@
 // What a sub-layer needs to know of whole sequences, of which each rank of ContextParallel::slices holds a part. Constants: no gradient
-// flows through.
-// Kept for the replay of a recomputed segment.
+// flows through. Kept for the replay of a recomputed segment.
 #pragma once
 
 #include "parallel/context.h"
