@@ -92,14 +92,14 @@ void expect_equal(const Outcome& given, const Outcome& expected) {
   expect_equal(given.weights, expected.weights, "weight after three steps");
 }
 
-std::vector<Case> cases_of_one_rank(bool context) {
+std::vector<Case> cases_of_one_rank(bool cut) {
   std::vector<Case> cases = {
       {.name = "Recompute", .degrees = {}, .recompute = Recompute::kFull},
       {.name = "Deferred", .degrees = {}, .defer = true},
       {.name = "RecomputeDeferred", .degrees = {}, .recompute = Recompute::kFull, .defer = true},
       {.name = "TwoRowsAMicrobatch", .degrees = {}, .rows = 2},
   };
-  if (context) cases.push_back({.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2});
+  if (cut) cases.push_back({.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2});
   return cases;
 }
 
@@ -124,7 +124,7 @@ void add_options_of(const std::string& name, const Degrees& degrees, std::vector
 
 // Every axis alone with 2 and 4 ranks, every pair with 2 x 2, as far as a model can be cut.
 std::vector<Case> cases_of(const testing::TinyModel& model) {
-  std::vector<Case> cases = cases_of_one_rank(model.context);
+  std::vector<Case> cases = cases_of_one_rank(model.cut);
   const std::pair<const char*, Degrees> meshes[] = {
       {"Pipeline2", {.pipeline = 2}},
       {"Pipeline4", {.pipeline = 4}},
