@@ -133,6 +133,7 @@ void ParameterStore::place(const FusedParameter& fused, const Mesh& mesh) {
 
 void ParameterStore::cut(Bucket& bucket) const {
   bucket.sharded = zero_ >= 1 && bucket.replicas.size() > 1;
+  bucket.cut_grad = bucket.sharded && zero_ >= 2 && !bucket.late;
   bucket.cuts = even_cuts(bucket.numel, bucket.replicas.size());
   for (int64_t& at : bucket.cuts)
     for (const size_t i : bucket.parts)
@@ -160,12 +161,11 @@ void ParameterStore::allocate(Bucket& bucket, DType read) {
   bucket.values = among.allocate_shared({bucket.numel}, read);
   bucket.master =
       read == wide_ ? bucket.values.narrow(0, bucket.owned.begin, bucket.owned.length) : Tensor::empty({bucket.owned.length}, wide_);
-  bucket.grad = bucket.replicas.allocate_shared({bucket.numel}, wide_);
+  bucket.grad = bucket.cut_grad ? Tensor::empty({bucket.owned.length}, wide_) : bucket.replicas.allocate_shared({bucket.numel}, wide_);
   bucket.grad.fill(0);
   for (const size_t i : bucket.leaves) {
-    const PlacedLeaf& placed = leaves_[i];
-    placed.leaf->data = bucket.values.narrow(0, placed.offset, placed.numel()).reshape(placed.shape);
-    placed.leaf->grad = bucket.grad.narrow(0, placed.offset, placed.numel()).reshape(placed.shape);
+    leaves_[i].leaf->data = leaves_[i].of(bucket.values);
+    if (!bucket.cut_grad) leaves_[i].leaf->grad = leaves_[i].of(bucket.grad);
   }
 }
 
@@ -198,7 +198,7 @@ Tensor ParameterStore::master(const PlacedPart& part) const {
 
 Tensor ParameterStore::grad(const PlacedPart& part) const {
   const Bucket& bucket = buckets_[part.bucket];
-  return owned_of(bucket.grad, bucket.grad.numel() == bucket.numel ? 0 : bucket.owned.begin, part);
+  return owned_of(bucket.grad, bucket.cut_grad ? bucket.owned.begin : 0, part);
 }
 
 Tensor ParameterStore::working(const PlacedPart& part) const {

@@ -35,7 +35,9 @@ struct PlacedLeaf {
   Shape shape{};  // local
   int uses = 0;   // contributions to its gradient in one microbatch
   int unit = 0;   // that declared it first
+
   int64_t numel() const { return shape.numel(); }
+  Tensor of(const Tensor& bucket) const { return bucket.narrow(0, offset, numel()).reshape(shape); }
 };
 
 // Leaves that the same ranks hold and that are read in one dtype: what is summed, cut and gathered together.
@@ -43,12 +45,13 @@ struct Bucket {
   Group replicas{};   // the ranks that hold the same, each with a gradient from its own tokens
   bool late = false;  // read on several stages, which come to it at different times
   int64_t numel = 0;
-  bool sharded = false;  // the replicas own a piece each; else all own all
-  Cuts cuts{};           // between their pieces
+  bool sharded = false;   // the replicas own a piece each; else all own all
+  bool cut_grad = false;  // of gradients too each keeps its piece alone
+  Cuts cuts{};            // between their pieces
   Range owned{};
   Tensor values{};  // [numel], what ops read
   Tensor master{};  // [owned] wide; a part of `values` where ops read that
-  Tensor grad{};    // wide: [numel], or [owned] where gradients are cut
+  Tensor grad{};    // wide: [numel], or [owned] where gradients are cut: then their leaves have them while backward adds to them
   std::vector<size_t> leaves{}, parts{};
 
   bool rounds() const { return values.dtype() != master.dtype(); }
