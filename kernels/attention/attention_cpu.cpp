@@ -2,6 +2,7 @@
 // (fixed rows) x (streamed columns). The fixed side is packed by the task that holds it; the streamed side once a launch, in tiles of the
 // tensor's own tokens: what of a tile a run does not hold is hidden in the scores.
 #include <numeric>
+#include <utility>
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/few_queries.h"
@@ -171,6 +172,7 @@ class BackwardPass : Pass<T, P> {
         dy_columns_(units_.slots(), places_, Base::columns_size()),
         dy_rows_(units_.slots(), places_, Base::rows_size()),
         dq_sums_(units_.slots(), args.dq ? segments_ * places_ : 0, kTile * width_),
+        dq_begun_(units_.slots(), args.dq ? segments_ * places_ : 0, 1),
         k_room_(P::left_size(kTile, width_)),
         k_rows_room_(Base::rows_size()),
         v_room_(P::left_size(kTile, width_)),
@@ -203,7 +205,16 @@ class BackwardPass : Pass<T, P> {
   // A place is a tile and head.
   int64_t place_of(int64_t tile, int64_t head) const { return plan_.place_of_queries(tile) * group_ + head % group_; }
 
-  W* dq_sums(int64_t slot, int64_t segment, int64_t place) const { return dq_sums_.at(slot, segment * places_ + place); }
+  // Most segments reach only some of the queries, so only the first one's sums begin before anything is added to them.
+  void prepare_dq_sums(int64_t slot, int64_t place) const {
+    for (int64_t segment = 0; segment < segments_; ++segment) *dq_begun_.at(slot, segment * places_ + place) = 0;
+    begun_dq_sums(slot, 0, place);
+  }
+  W* begun_dq_sums(int64_t slot, int64_t segment, int64_t place) const {
+    W* const sums = dq_sums_.at(slot, segment * places_ + place);
+    if (!std::exchange(*dq_begun_.at(slot, segment * places_ + place), 1)) std::fill_n(sums, kTile * width_, W(0));
+    return sums;
+  }
 
   void prepare(int64_t unit, int64_t place, int64_t slot) const {
     const int64_t tile = Base::group_of(unit).queries_read[static_cast<size_t>(place / group_)];
@@ -215,7 +226,7 @@ class BackwardPass : Pass<T, P> {
     Base::pack_columns(dy_rows, dy_columns_.at(slot, place));
     Base::pack_rows(dy_rows, dy_rows_.at(slot, place));
     find_delta(tile, head, dy_rows);
-    for (int64_t segment = 0; args_.dq && segment < segments_; ++segment) std::fill_n(dq_sums(slot, segment, place), kTile * width_, W(0));
+    if (args_.dq) prepare_dq_sums(slot, place);
   }
 
   // delta = <dy, y> = sum over keys of p * dp: what the softmax's normalisation takes off every slope.
@@ -293,16 +304,17 @@ class BackwardPass : Pass<T, P> {
     }
     if (args_.dq) {
       P::left_transposed(columns, rows, slopes, kTile, factor);
-      P::add(columns, width_, rows, factor, k_rows_room_.mine(), dq_sums(slot, segment, place), width_);
+      P::add(columns, width_, rows, factor, k_rows_room_.mine(), begun_dq_sums(slot, segment, place), width_);
     }
   }
 
   void store_query_gradient(const TokenRange& queries, int64_t head, int64_t slot) const {
     plan_.queries.for_each(queries, [&](int64_t tile, const TokenRange& tokens, int64_t at) {
       const int64_t place = place_of(tile, head), size = tokens.length * width_;
-      W* const sums = dq_sums(slot, 0, place) + at * width_;
+      W* const sums = dq_sums_.at(slot, place) + at * width_;
       for (int64_t segment = 1; segment < segments_; ++segment) {
-        const W* const more = dq_sums(slot, segment, place) + at * width_;
+        if (!*dq_begun_.at(slot, segment * places_ + place)) continue;
+        const W* const more = dq_sums_.at(slot, segment * places_ + place) + at * width_;
         for (int64_t i = 0; i < size; ++i) sums[i] += more[i];
       }
       if (args_.merge)
@@ -336,6 +348,7 @@ class BackwardPass : Pass<T, P> {
   TileReader<T> reader_;
   SlotTiles<Element> q_columns_, q_rows_, dy_columns_, dy_rows_;
   SlotTiles<W> dq_sums_;
+  SlotTiles<uint8_t> dq_begun_;  // of each of these sums
   ThreadScratch<Element> k_room_, k_rows_room_, v_room_, factor_room_;
   ThreadScratch<W> scores_, slopes_, dk_sums_, dv_sums_;
 };
