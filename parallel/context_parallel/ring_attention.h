@@ -9,8 +9,9 @@
 // further than to the last rank that sees any of it; its gradients set out at the first one that does. Every rank finds that out for all
 // from the layout.
 //
-// A rank holds two blocks besides its own at a time, and in backward as many of gradients. Kept for backward: q, own k and v, y and the
-// log-sum-exp; for the replay of a recomputed segment y and the log-sum-exp, so that it goes round only for the gradients.
+// However many ranks there are, one holds two blocks besides its own at a time, and in backward three of gradients: the sum that comes,
+// what it finds itself, the sum that goes. Kept for backward: q, own k and v, y and the log-sum-exp; for the replay of a recomputed segment
+// y and the log-sum-exp, so that it needs no round of its own.
 #pragma once
 
 #include "kernels/attention/attention.h"

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <thread>
 
-#include "kernels/tensor/allocator.h"
 #include "kernels/tensor/philox.h"
 #include "parallel/context_parallel/context_parallel.h"
 #include "tests/reference/context.h"
