@@ -101,7 +101,7 @@ std::vector<State> Mamba1::make_states(int64_t batch, int64_t, DType dtype) cons
 
 // The projections, of which those of a head see its own channels, and of the scan a multiply-add to take dt x B in, one to decay, one to
 // read.
-std::optional<Cost> Mamba1::cost(const TokenShape& shape) const {
+Cost Mamba1::cost(const TokenShape& shape) const {
   const int64_t projected = 2 * build_.input + build_.output + 2 * options_.dt_rank + 2 * options_.state;
   return Cost{.flops = 2 * shape.tokens() * static_cast<double>(inner_ * (projected + 3 * options_.state))};
 }

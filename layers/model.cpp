@@ -10,11 +10,16 @@
 
 namespace ropewalk {
 
+Cost head_cost(const ModelOptions& options, const TokenShape& shape) {
+  return {.flops = 2 * shape.tokens() * static_cast<double>(options.d_model * options.vocabulary)};
+}
+
 HybridModel::HybridModel(const ModelOptions& options, const ModelPlacement& placement)
     : options_(options),
       placement_(placement),
       sites_(build_stack(options, placement.tp, placement.recompute)),
       final_norm_(options.final_norm) {
+  if (placement_.stage_begins.empty()) placement_.stage_begins = {0};
   int states = 0;
   for (const CallSite& site : sites_) {
     first_state_.push_back(states);
@@ -25,11 +30,10 @@ HybridModel::HybridModel(const ModelOptions& options, const ModelPlacement& plac
   first_row_ = local_range(options.vocabulary, ropewalk::Split{0, options.vocabulary}, group.rank(), group.size()).begin;
 }
 
-// As even as counts allow; the first stages take what is left over.
 HybridModel::Range HybridModel::sites_of(int stage) const {
-  const size_t n = sites_.size(), stages = static_cast<size_t>(placement_.stages), s = static_cast<size_t>(stage);
-  const auto begin_of = [&](size_t k) { return k * (n / stages) + std::min(k, n % stages); };
-  return {begin_of(s), begin_of(s + 1)};
+  const std::vector<size_t>& begins = placement_.stage_begins;
+  const size_t s = static_cast<size_t>(stage);
+  return {begins[s], s + 1 < begins.size() ? begins[s + 1] : sites_.size()};
 }
 
 void HybridModel::declare(Declarations& declarations) {
@@ -41,11 +45,11 @@ void HybridModel::declare(Declarations& declarations) {
                          .split = ropewalk::Split{0, options_.vocabulary}};
   };
   const ParameterSpec embedding = rows("embedding", Kind::kEmbedding, options_.init.embedding_std);
-  for (int stage = 0; stage < placement_.stages; ++stage) {
-    declarations.enter_stage(stage);
+  for (int stage = 0; stage < stages(); ++stage) {
+    declarations.enter_stage(stage % placement_.pipeline_ranks);
     if (stage == 0) embedding_ = declarations.declare(embedding);
     for (size_t i = sites_of(stage).begin; i < sites_of(stage).end; ++i) sites_[i].declare(declarations);
-    if (stage + 1 < placement_.stages) continue;
+    if (stage + 1 < stages()) continue;
     final_norm_.declare(declarations, "final_norm", options_.d_model);
     head_ = declarations.declare(options_.tie_embeddings ? embedding : rows("head", Kind::kHead, options_.init.std));
   }
@@ -61,9 +65,9 @@ std::vector<Slot> HybridModel::find_live_before(size_t site) const {
   return {live.begin(), live.end()};
 }
 
-Ports HybridModel::ports() const {
-  const Range mine = sites_of(placement_.stage);
-  return {first() ? std::vector<Slot>{} : live_before_[mine.begin], last() ? std::vector<Slot>{} : live_before_[mine.end]};
+Ports HybridModel::ports(int chunk) const {
+  const Range range = sites_of(stage_of(chunk));
+  return {range.begin == 0 ? std::vector<Slot>{} : live_before_[range.begin], live_before_[range.end]};
 }
 
 Carry HybridModel::embed(Carry carry) const {
@@ -73,9 +77,8 @@ Carry HybridModel::embed(Carry carry) const {
   return carry;
 }
 
-Carry HybridModel::run_sites(Carry carry, const Context& ctx) const {
-  const Range mine = sites_of(placement_.stage);
-  for (size_t i = mine.begin; i < mine.end; ++i) {
+Carry HybridModel::run_sites(const Range& range, Carry carry, const Context& ctx) const {
+  for (size_t i = range.begin; i < range.end; ++i) {
     carry = sites_[i].forward(std::move(carry), ctx.at(first_state_[i]));
     const std::vector<Slot>& live = live_before_[i + 1];
     std::erase_if(carry.shared, [&](const auto& entry) { return std::find(live.begin(), live.end(), entry.first) == live.end(); });
@@ -104,10 +107,11 @@ int64_t HybridModel::count_right(const Var& x, const Context& ctx) const {
   return tp_count_right(best, right, placement_.tp);
 }
 
-Carry HybridModel::forward(Carry carry, const Context& ctx) const {
-  if (first()) carry = embed(std::move(carry));
-  carry = run_sites(std::move(carry), ctx);
-  if (last()) carry.cross_entropy = head_loss(carry.x, ctx);
+Carry HybridModel::forward(int chunk, Carry carry, const Context& ctx) const {
+  const int stage = stage_of(chunk);
+  if (stage == 0) carry = embed(std::move(carry));
+  carry = run_sites(sites_of(stage), std::move(carry), ctx);
+  if (stage + 1 == stages()) carry.cross_entropy = head_loss(carry.x, ctx);
   return carry;
 }
 
@@ -119,19 +123,15 @@ std::vector<State> HybridModel::make_states(int64_t batch, int64_t capacity, DTy
 }
 
 Tensor HybridModel::next_logits(const Tensor& tokens_BS, const Context& ctx) const {
-  const Carry carry = run_sites(embed({.x = Var(tokens_BS), .shared = {}, .losses = {}}), ctx);
+  const Carry carry = run_sites({0, sites_.size()}, embed({.x = Var(tokens_BS), .shared = {}, .losses = {}}), ctx);
   const Var last_BD = carry.x.data().select(1, carry.x.dim(1) - 1);
   const Var logits = linear(final_norm_(last_BD, ctx.dtype), head_).data().to(wide(ctx.dtype));
   return scaled(logits, options_.scales.logits).data();
 }
 
-std::optional<Cost> HybridModel::cost(const TokenShape& shape) const {
-  Cost all{.flops = 2 * shape.tokens() * static_cast<double>(options_.d_model * options_.vocabulary)};
-  for (const CallSite& site : sites_) {
-    const auto cost = site.core().cost(shape);
-    if (!cost) return std::nullopt;
-    all += *cost;
-  }
+Cost HybridModel::cost(const TokenShape& shape) const {
+  Cost all = head_cost(options_, shape);
+  for (const CallSite& site : sites_) all += site.core().cost(shape);
   return all;
 }
 

@@ -48,7 +48,13 @@ Mesh::Mesh(const Group& all, const Degrees& degrees) : degrees_(degrees), all_(a
   };
   for (const Axis axis : kAxes) axis_[static_cast<int>(axis)] = along([axis](Axis other) { return other == axis; });
   tokens_ = along([](Axis axis) { return axis == Axis::kData || axis == Axis::kContext; });
+  pipeline_back_ = pipeline().split(0);
   rows_ = along([](Axis axis) { return axis == Axis::kContext || axis == Axis::kTensor; });
+}
+
+int64_t Mesh::bytes_sent(Axis axis) const {
+  if (axis == Axis::kPipeline) return pipeline().bytes_sent() + pipeline_back_.bytes_sent();
+  return (axis == Axis::kData ? tokens_ : this->axis(axis)).bytes_sent();
 }
 
 std::string Mesh::coordinates() const {

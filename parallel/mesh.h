@@ -29,17 +29,21 @@ class Mesh {
   int size(Axis axis) const { return degrees_.of(axis); }
   const Group& axis(Axis axis) const { return axis_[static_cast<int>(axis)]; }
   const Group& pipeline() const { return axis(Axis::kPipeline); }
+  // The same ranks again: what goes back through the pipeline, apart from what goes forward.
+  const Group& pipeline_back() const { return pipeline_back_; }
   const Group& data() const { return axis(Axis::kData); }
   const Group& context() const { return axis(Axis::kContext); }
   const Group& tensor() const { return axis(Axis::kTensor); }
   const Group& tokens() const { return tokens_; }  // data x context: the same weights, different tokens
   const Group& rows() const { return rows_; }      // context x tensor: the same rows of a batch
   const Group& all() const { return all_; }
+  // By this rank along an axis; sums over data and context ranks together count as data's.
+  int64_t bytes_sent(Axis axis) const;
   std::string coordinates() const;  // "pipeline 0, data 1, context 0, tensor 1"
 
  private:
   Degrees degrees_;
-  Group all_, tokens_, rows_;
+  Group all_, tokens_, rows_, pipeline_back_;
   std::array<Group, 4> axis_;
 };
 

@@ -93,10 +93,7 @@ class Bench {
   DType dtype() const { return compute_dtype(options_.train.precision); }
   double tokens() const { return static_cast<double>(options_.train.batch * options_.data.seq_len); }
   // Of forward and backward.
-  double flops() const {
-    const auto cost = model_.model().cost({.rows = options_.train.batch, .length = options_.data.seq_len});
-    return cost ? 3 * cost->flops : 0;
-  }
+  double flops() const { return 3 * model_.model().cost({.rows = options_.train.batch, .length = options_.data.seq_len}).flops; }
 
   void measure_machine() {
     world_.barrier("bench");  // all ranks measure at once: they share the machine as in a step
@@ -131,9 +128,8 @@ class Bench {
     const double median = sorted[sorted.size() / 2];
     std::string text = fmt::format("step      {:.1f} ms: median of {} ({:.1f} to {:.1f}); {:.0f} tokens, {:.0f} tokens/s\n", 1e3 * median,
                                    sorted.size(), 1e3 * sorted.front(), 1e3 * sorted.back(), tokens(), tokens() / median);
-    if (flops() > 0)
-      text += fmt::format("          {:.0f} GFLOP by the model, {:.0f} GFLOP/s: {} of the {} ceiling\n", flops() / kGiga,
-                          flops() / median / kGiga, share(flops() / median, ceilings_.of(dtype())), name_of(dtype()));
+    text += fmt::format("          {:.0f} GFLOP by the model, {:.0f} GFLOP/s: {} of the {} ceiling\n", flops() / kGiga,
+                        flops() / median / kGiga, share(flops() / median, ceilings_.of(dtype())), name_of(dtype()));
     return text + fmt::format("memory    {} of tensors, {} resident at peak; {:.1f} requests to the system a step\n", gib(memory_),
                               gib(resident_), system_calls_);
   }

@@ -19,7 +19,10 @@ struct Case {
   int pieces = 1, rows = 1;  // of a sequence on a rank; of a microbatch
   bool sequence = true;
   Recompute recompute = Recompute::kNone;
-  bool defer = false;
+  PipelineSchedule schedule = PipelineSchedule::k1F1B;
+  int chunks = 1;             // of a pipeline rank
+  std::vector<int> stages{};  // cut by hand
+  int64_t batch = 4;
 };
 
 // Global tensors by name: what this mesh computed, the same on each of its ranks.
@@ -53,9 +56,14 @@ Outcome train(const Options& options, const Group& group, const Case& layout) {
   local.parallel.context_runs = layout.pieces;
   local.parallel.sequence = layout.sequence;
   local.train.recompute = layout.recompute;
+  local.train.batch = layout.batch;
+  local.parallel.pipeline = layout.degrees.pipeline;
+  local.parallel.schedule = layout.schedule;
+  local.parallel.virtual_stages = layout.chunks;
+  local.parallel.stages = layout.stages;
   const RankModel model(local, group, layout.degrees);
   Optimizer optimizer(local.optimizer, model.declarations(), model.store(), kSteps);
-  TrainStep train_step(model, optimizer, {.clip = local.train.clip, .defer_weight_parts = layout.defer});
+  TrainStep train_step(model, optimizer, {.clip = local.train.clip});
   const auto sequence = [&](int64_t i) { return testing::tiny_sequence(i, local.data.seq_len, local.model.vocabulary); };
   Outcome outcome;
   for (int64_t step = 0; step < kSteps; ++step) {
@@ -95,31 +103,58 @@ void expect_equal(const Outcome& given, const Outcome& expected) {
 std::vector<Case> cases_of_one_rank(bool cut) {
   std::vector<Case> cases = {
       {.name = "Recompute", .degrees = {}, .recompute = Recompute::kFull},
-      {.name = "Deferred", .degrees = {}, .defer = true},
-      {.name = "RecomputeDeferred", .degrees = {}, .recompute = Recompute::kFull, .defer = true},
+      {.name = "ZeroBubble", .degrees = {}, .schedule = PipelineSchedule::kZeroBubble},
+      {.name = "RecomputeZeroBubble", .degrees = {}, .recompute = Recompute::kFull, .schedule = PipelineSchedule::kZeroBubble},
       {.name = "TwoRowsAMicrobatch", .degrees = {}, .rows = 2},
   };
   if (cut) cases.push_back({.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2});
   return cases;
 }
 
-// Context with one and two runs a rank, tensor with and without sequence; each with and without recompute and deferred weight gradients.
+// Context with one and two runs a rank, tensor with and without sequence; each with and without recompute, and with the
+// weights' gradients at once and later.
 void add_options_of(const std::string& name, const Degrees& degrees, std::vector<Case>& cases) {
   for (const int pieces : {1, 2}) {
     if (pieces == 2 && degrees.context == 1) continue;
     for (const bool sequence : {true, false}) {
       if (!sequence && degrees.tensor == 1) continue;
       for (const bool recompute : {false, true})
-        for (const bool defer : {false, true})
+        for (const auto schedule : {PipelineSchedule::k1F1B, PipelineSchedule::kZeroBubble})
           cases.push_back({.name = name + (pieces == 2 ? "TwoRuns" : "") + (sequence ? "" : "WholeSequence") +
-                                   (recompute ? "Recompute" : "") + (defer ? "Deferred" : ""),
+                                   (recompute ? "Recompute" : "") + (schedule == PipelineSchedule::kZeroBubble ? "ZeroBubble" : ""),
                            .degrees = degrees,
                            .pieces = pieces,
                            .sequence = sequence,
                            .recompute = recompute ? Recompute::kFull : Recompute::kNone,
-                           .defer = defer});
+                           .schedule = schedule});
     }
   }
+}
+
+// Stages in turns, by themselves and with what else a mesh may have; microbatches fewer than stages, more, and no multiple of them.
+void add_schedules(const testing::TinyModel& model, std::vector<Case>& cases) {
+  int sub_layers = 0;
+  for (const auto& layer : model.model.layers) sub_layers += static_cast<int>(layer.size());
+  const auto add = [&](Case layout) {
+    if (layout.chunks > 1) layout.schedule = PipelineSchedule::kInterleaved;
+    const Degrees& degrees = layout.degrees;
+    if (degrees.pipeline * layout.chunks <= sub_layers && model.fits(degrees.tensor, degrees.context)) cases.push_back(std::move(layout));
+  };
+  add({.name = "Pipeline2Interleaved2", .degrees = {.pipeline = 2}, .chunks = 2});
+  add({.name = "Pipeline2Interleaved3Recompute", .degrees = {.pipeline = 2}, .recompute = Recompute::kFull, .chunks = 3});
+  add({.name = "Pipeline2Interleaved4", .degrees = {.pipeline = 2}, .chunks = 4});
+  add({.name = "Pipeline4Interleaved2", .degrees = {.pipeline = 4}, .chunks = 2});
+  add({.name = "Pipeline4Interleaved2TwoMicrobatches", .degrees = {.pipeline = 4}, .rows = 2, .chunks = 2});
+  add({.name = "Pipeline4Interleaved2SixMicrobatches", .degrees = {.pipeline = 4}, .chunks = 2, .batch = 6});
+  add({.name = "Pipeline2Interleaved2ThreeMicrobatches", .degrees = {.pipeline = 2}, .rows = 2, .chunks = 2, .batch = 6});
+  add({.name = "Pipeline4SixMicrobatches", .degrees = {.pipeline = 4}, .batch = 6});
+  add({.name = "Pipeline4ZeroBubbleSixMicrobatches", .degrees = {.pipeline = 4}, .schedule = PipelineSchedule::kZeroBubble, .batch = 6});
+  add({.name = "Pipeline4ZeroBubbleTwoMicrobatches", .degrees = {.pipeline = 4}, .rows = 2, .schedule = PipelineSchedule::kZeroBubble});
+  add({.name = "Pipeline2Data2Interleaved3", .degrees = {.pipeline = 2, .data = 2}, .chunks = 3, .batch = 6});
+  add({.name = "Pipeline2Context2TwoRunsInterleaved2", .degrees = {.pipeline = 2, .context = 2}, .pieces = 2, .chunks = 2});
+  add({.name = "Pipeline2Tensor2Interleaved2", .degrees = {.pipeline = 2, .tensor = 2}, .chunks = 2});
+  add({.name = "Pipeline2ByHand", .degrees = {.pipeline = 2}, .stages = {1, sub_layers - 1}});
+  add({.name = "Pipeline2Interleaved2ByHand", .degrees = {.pipeline = 2}, .chunks = 2, .stages = {2, 1, 1, sub_layers - 4}});
 }
 
 // Every axis alone with 2 and 4 ranks, every pair with 2 x 2, as far as a model can be cut.
@@ -143,6 +178,7 @@ std::vector<Case> cases_of(const testing::TinyModel& model) {
   };
   for (const auto& [name, degrees] : meshes)
     if (model.fits(degrees.tensor, degrees.context)) add_options_of(name, degrees, cases);
+  add_schedules(model, cases);
   return cases;
 }
 
@@ -157,10 +193,10 @@ std::vector<ModelAndCase> all_cases() {
 
 class Parity : public ::testing::TestWithParam<ModelAndCase> {
  protected:
-  static const Outcome& one_rank(const testing::TinyModel& model, OptimizerOptions::Type type) {
-    static std::map<std::pair<std::string, OptimizerOptions::Type>, Outcome> known;
-    auto [place, fresh] = known.try_emplace({model.name, type});
-    if (fresh) place->second = train(options(model, type), Group(), {.name = "one rank", .degrees = {}});
+  static const Outcome& one_rank(const testing::TinyModel& model, OptimizerOptions::Type type, int64_t batch) {
+    static std::map<std::tuple<std::string, OptimizerOptions::Type, int64_t>, Outcome> known;
+    auto [place, fresh] = known.try_emplace({model.name, type, batch});
+    if (fresh) place->second = train(options(model, type), Group(), {.name = "one rank", .degrees = {}, .batch = batch});
     return place->second;
   }
   static Options options(const testing::TinyModel& model, OptimizerOptions::Type type) {
@@ -173,7 +209,7 @@ class Parity : public ::testing::TestWithParam<ModelAndCase> {
     const auto& [model, layout] = GetParam();
     const bool member = testing::world().rank() < layout.degrees.ranks();
     const Group group = testing::world().split(member ? 1 : 0);
-    if (member) expect_equal(train(options(model, type), group, layout), one_rank(model, type));
+    if (member) expect_equal(train(options(model, type), group, layout), one_rank(model, type, layout.batch));
   }
 };
 
