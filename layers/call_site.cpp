@@ -23,6 +23,7 @@ Var CallSite::normed(const Carry& carry, const Context& ctx) const {
 }
 
 Carry CallSite::forward(Carry carry, const Context& ctx) const {
+  const ModelPlace place(options_.name);
   const Ports ports = this->ports();
   // Runs twice under recompute, the second time after this function has returned: it keeps what it needs by value.
   const auto body = [this, ports, ctx](const Vars& in, Pass& pass) {

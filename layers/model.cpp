@@ -9,6 +9,10 @@
 #include "layers/build_stack.h"
 
 namespace ropewalk {
+namespace {
+constexpr const char* kEmbeddingPlace = "embedding";
+constexpr const char* kHeadPlace = "head";
+}  // namespace
 
 Cost head_cost(const ModelOptions& options, const TokenShape& shape) {
   return {.flops = 2 * shape.tokens() * static_cast<double>(options.d_model * options.vocabulary)};
@@ -70,7 +74,15 @@ Ports HybridModel::ports(int chunk) const {
   return {range.begin == 0 ? std::vector<Slot>{} : live_before_[range.begin], live_before_[range.end]};
 }
 
+std::vector<std::string> HybridModel::places() const {
+  std::vector<std::string> places = {kEmbeddingPlace};
+  for (const CallSite& site : sites_) places.push_back(site.name());
+  places.push_back(kHeadPlace);
+  return places;
+}
+
 Carry HybridModel::embed(Carry carry) const {
+  const ModelPlace place(kEmbeddingPlace);
   const bool read = !live_before_[0].empty();
   carry.x = scaled(tp_leave(embedding(carry.x, embedding_, first_row_, placement_.residual), placement_.tp), options_.scales.embed);
   if (read) carry.shared[kEmbeddingSlot] = {carry.x};
@@ -87,6 +99,7 @@ Carry HybridModel::run_sites(const Range& range, Carry carry, const Context& ctx
 }
 
 Var HybridModel::head_loss(const Var& x, const Context& ctx) const {
+  const ModelPlace place(kHeadPlace);
   const Tensor& targets = ctx.batch.targets_BS;
   const Var normed = tp_enter(final_norm_(x, ctx.dtype), placement_.tp);
   const HeadScores scores = head_scores(normed, head_, targets, first_row_, options_.scales.logits);

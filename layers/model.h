@@ -33,6 +33,8 @@ class HybridModel : public Stage {
   Carry forward(int chunk, Carry carry, const Context& ctx) const override;
   Ports ports(int chunk) const override;
 
+  // What timelines call the embedding, each sub-layer, and final norm, head and loss.
+  std::vector<std::string> places() const;
   // Of the whole model, all stages.
   Cost cost(const TokenShape& shape) const;
   // How many scored targets of the microbatch have the largest logit, given the stream that leaves the last stage (`carry.x`).

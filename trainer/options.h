@@ -76,7 +76,7 @@ struct MeshOptions {
   int context_runs = 1;
   PipelineSchedule schedule = PipelineSchedule::k1F1B;
   int virtual_stages = 1;                                           // chunks of each pipeline rank
-  std::vector<int> stages;                                          // sub-layers of each; empty: cut by their cost
+  std::vector<int> stages{};                                        // sub-layers of each; empty: cut by their cost
   int chunks() const { return pipeline > 1 ? virtual_stages : 1; }  // on a rank that is alone they would only follow each other
   bool operator==(const MeshOptions&) const = default;
 };

@@ -65,6 +65,13 @@ size_t end_of(const StageBegins& begins, size_t stage, size_t sub_layers) {
   return stage + 1 < begins.size() ? begins[stage + 1] : sub_layers;
 }
 
+std::vector<double> sums(const std::vector<double>& loads, const StageBegins& begins) {
+  std::vector<double> stages(begins.size());
+  for (size_t stage = 0; stage < begins.size(); ++stage)
+    for (size_t i = begins[stage]; i < end_of(begins, stage, loads.size()); ++i) stages[stage] += loads[i];
+  return stages;
+}
+
 std::string shares(const std::vector<double>& loads) {
   const double all = std::accumulate(loads.begin(), loads.end(), 0.0);
   std::vector<std::string> texts;
@@ -116,6 +123,14 @@ std::string stages_text(const StageBegins& begins, size_t sub_layers) {
   for (size_t stage = 0; stage < begins.size(); ++stage)
     counts.push_back(std::to_string(end_of(begins, stage, sub_layers) - begins[stage]));
   return "[" + join(counts, ",") + "]";
+}
+
+std::string describe_measured_cut(const Options& options, int pipeline, const std::vector<double>& seconds) {
+  const auto with_shares = [&](const StageBegins& begins) {
+    return fmt::format("parallel.stages={}: {}", stages_text(begins, seconds.size()), shares(sums(seconds, begins)));
+  };
+  return fmt::format("stages    {} of the time of sub-layers; by this time\n          {}\n", with_shares(stage_begins(options, pipeline)),
+                     with_shares(cut_stages(seconds, pipeline * options.parallel.chunks()).value()));
 }
 
 std::string describe_pipeline(const Options& options, const Degrees& degrees) {

@@ -38,6 +38,8 @@ StageBegins stage_begins(const Options& options, int pipeline);
 
 // "stages=[3,3,2] ...": the cut, each stage's and each rank's share, and the bubble that the schedule leaves.
 std::string describe_pipeline(const Options& options, const Degrees& degrees);
+// How the time that sub-layers were measured to take lies on the stages, and the cut that this time gives, as a line for a configuration.
+std::string describe_measured_cut(const Options& options, int pipeline, const std::vector<double>& seconds);
 // "[3,3,2]", as parallel.stages takes it.
 std::string stages_text(const StageBegins& begins, size_t sub_layers);
 
