@@ -21,7 +21,7 @@ Cost head_cost(const ModelOptions& options, const TokenShape& shape) {
 HybridModel::HybridModel(const ModelOptions& options, const ModelPlacement& placement)
     : options_(options),
       placement_(placement),
-      sites_(build_stack(options, placement.tp, placement.recompute)),
+      sites_(build_stack(options, placement.tp, placement.ep, placement.recompute)),
       final_norm_(options.final_norm) {
   if (placement_.stage_begins.empty()) placement_.stage_begins = {0};
   int states = 0;

@@ -5,6 +5,7 @@
 #include "layers/call_site.h"
 #include "layers/options.h"
 #include "layers/recompute_policy.h"
+#include "parallel/expert_parallel.h"
 #include "parallel/mesh.h"
 #include "parallel/pipeline.h"
 #include "parallel/tensor_parallel.h"
@@ -13,6 +14,7 @@ namespace ropewalk {
 
 struct ModelPlacement {
   TensorParallel tp;
+  ExpertParallel ep{};
   int pipeline_rank = 0, pipeline_ranks = 1;
   // Of each stage, its first sub-layer; empty: all is one stage. Chunk c of rank r is stage c * pipeline_ranks + r.
   std::vector<size_t> stage_begins{};

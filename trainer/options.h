@@ -74,6 +74,9 @@ struct MeshOptions {
   std::optional<int> data;  // what the ranks leave
   bool sequence = true;
   int context_runs = 1;
+  int expert = 1;
+  bool expert_tensor = false;
+  int zero = 1;
   PipelineSchedule schedule = PipelineSchedule::k1F1B;
   int virtual_stages = 1;                                           // chunks of each pipeline rank
   std::vector<int> stages{};                                        // sub-layers of each; empty: cut by their cost

@@ -35,12 +35,13 @@ RankModel::RankModel(const Options& options, const Group& all, const Degrees& de
       schedule_(options.parallel.schedule),
       chunks_(options.parallel.chunks()),
       model_(options.model, {.tp = tp_,
+                             .ep = {mesh_.expert(), options.parallel.expert_tensor},
                              .pipeline_rank = mesh_.coordinate(Axis::kPipeline),
                              .pipeline_ranks = degrees.pipeline,
                              .stage_begins = stage_begins(options, degrees.pipeline),
                              .recompute = options.train.recompute,
                              .residual = residual_dtype(options.train)}),
       declarations_(declare(model_, tp_)),
-      store_(declarations_, mesh_, dtype_, options.train.seed) {}
+      store_(declarations_, mesh_, {.compute = dtype_, .seed = options.train.seed, .zero = options.parallel.zero}) {}
 
 }  // namespace ropewalk

@@ -88,7 +88,7 @@ std::optional<StageBegins> cut_stages(const std::vector<double>& loads, int stag
 std::vector<StageTimes> sub_layer_work(const Options& options) {
   const TokenShape shape{.rows = options.train.micro_batch, .length = std::max<int64_t>(1, options.data.seq_len)};
   std::vector<StageTimes> work;
-  for (const CallSite& site : build_stack(options.model, {}, {})) {
+  for (const CallSite& site : build_stack(options.model, {}, {}, {})) {
     const double forward = site.core().cost(shape).flops;
     const bool again = options.train.recompute.of(site.core().kind()) == Recompute::kFull;
     work.push_back({.forward = forward, .backward = again ? 2 * forward : forward, .weights = forward});

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "parallel/parameter_store.h"
@@ -29,6 +30,24 @@ TEST(LocalRange, ReplicatesBlocksWhenThereAreMoreRanks) {
   EXPECT_EQ(replicas(Split{0, 4}, 4), 1);
 }
 
+// Of one of `of` parameters of two blocks each.
+Ranges ranges_of_one(int64_t extent, int64_t at, int64_t of, int ranks) {
+  Ranges all;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const Range range = local_range(extent, Split{0, 2, at, of}, rank, ranks);
+    all.emplace_back(range.begin, range.length);
+  }
+  return all;
+}
+
+TEST(LocalRange, CutsParametersAsIfTheyStoodSideBySide) {
+  EXPECT_EQ(ranges_of_one(6, 1, 2, 2), (Ranges{{0, 0}, {0, 6}}));
+  EXPECT_EQ(ranges_of_one(6, 1, 4, 2), (Ranges{{0, 6}, {6, 0}}));
+  EXPECT_EQ(ranges_of_one(6, 1, 2, 4), (Ranges{{0, 0}, {0, 0}, {0, 3}, {3, 3}}));
+  EXPECT_EQ(ranges_of_one(6, 0, 2, 8), (Ranges{{0, 3}, {0, 3}, {3, 3}, {3, 3}, {6, 0}, {6, 0}, {6, 0}, {6, 0}}));
+  EXPECT_EQ(replicas(Split{0, 2, 0, 2}, 8), 2);
+}
+
 TEST(Declarations, CountUsesByStageAndShareOneLeaf) {
   Declarations declarations(false);
   const ParameterSpec spec{.name = "w", .shape = {2, 3}, .split = {}};
@@ -44,7 +63,7 @@ TEST(Declarations, CountUsesByStageAndShareOneLeaf) {
 Tensor initial(const Init& init, const Shape& shape, uint64_t seed = 1) {
   Declarations declarations(false);
   const Var w = declarations.declare(ParameterSpec{.name = "w", .shape = shape, .init = init, .split = {}});
-  const ParameterStore store(declarations, Mesh(), DType::kFloat64, seed);
+  const ParameterStore store(declarations, Mesh(), {.compute = DType::kFloat64, .seed = seed});
   return w.data();
 }
 
@@ -69,8 +88,7 @@ TEST(ParameterStore, PutsFusedPartsOneBehindTheOtherWithTheirOwnNumbers) {
   const ParameterSpec a{.name = "p.a", .shape = {2, 3}, .init = {Init::kNormal, 1}, .split = {}};
   const ParameterSpec b{.name = "p.b", .shape = {4, 3}, .init = {Init::kNormal, 1}, .split = {}};
   const Var fused = fused_declarations.declare("p", {a, b}), alone = alone_declarations.declare(b);
-  const ParameterStore fused_store(fused_declarations, Mesh(), DType::kFloat32, 1),
-      alone_store(alone_declarations, Mesh(), DType::kFloat32, 1);
+  const ParameterStore fused_store(fused_declarations, Mesh(), {}), alone_store(alone_declarations, Mesh(), {});
   EXPECT_EQ(fused.shape(), (Shape{6, 3}));
   EXPECT_EQ(fused.data().narrow(0, 2, 4).to_vector<float>(), alone.data().to_vector<float>());
 }
@@ -80,11 +98,12 @@ TEST(ParameterStore, KeepsARoundedWorkingCopyInBf16ButNotOfWhatIsReadWide) {
   const Var w = declarations.declare(ParameterSpec{.name = "w", .shape = {8}, .init = {Init::kNormal, 1}, .split = {}});
   const Var norm =
       declarations.declare(ParameterSpec{.name = "n", .shape = {8}, .role = Role::kNorm, .init = {Init::kNormal, 1}, .split = {}});
-  const ParameterStore store(declarations, Mesh(), DType::kBFloat16, 1);
+  const ParameterStore store(declarations, Mesh(), {.compute = DType::kBFloat16});
   EXPECT_EQ(w.dtype(), DType::kBFloat16);
   EXPECT_EQ(norm.dtype(), DType::kFloat32);
   EXPECT_EQ(w.leaf()->grad.dtype(), DType::kFloat32);
-  const auto rounded = w.data().to_vector<float>(), master = store.master().narrow(0, 0, 8).to_vector<float>();
+  const auto part_of_w = std::find_if(store.parts().begin(), store.parts().end(), [](const auto& part) { return part.spec.name == "w"; });
+  const auto rounded = w.data().to_vector<float>(), master = store.master(*part_of_w).to_vector<float>();
   for (size_t i = 0; i < 8; ++i) EXPECT_EQ(rounded[i], static_cast<float>(bfloat16(master[i])));
 }
 

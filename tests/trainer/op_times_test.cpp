@@ -121,7 +121,6 @@ TEST(PlaceTimes, AreOfForwardBackwardAndWeightsAtEveryPlace) {
     options.train.recompute = recompute;
     options.parallel.schedule = PipelineSchedule::kZeroBubble;
     const RankModel model(options, Group(), {});
-    const GradReducer reducer(model.store(), model.declarations(), model.mesh(), model.tensor_parallel());
     const auto sequence = [&](int64_t i) { return testing::tiny_sequence(i, options.data.seq_len, options.model.vocabulary); };
     Timeline timeline;
     {

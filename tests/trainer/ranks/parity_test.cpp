@@ -19,6 +19,8 @@ struct Case {
   int pieces = 1, rows = 1;  // of a sequence on a rank; of a microbatch
   bool sequence = true;
   Recompute recompute = Recompute::kNone;
+  int zero = 0;
+  bool expert_tensor = false;
   PipelineSchedule schedule = PipelineSchedule::k1F1B;
   int chunks = 1;             // of a pipeline rank
   std::vector<int> stages{};  // cut by hand
@@ -33,17 +35,19 @@ struct Outcome {
   Gathered gradients, weights;
 };
 
-Gathered gather(const RankModel& rank_model, const Tensor& flat) {
+Gathered gather(const RankModel& rank_model, Tensor (ParameterStore::*of)(const PlacedPart&) const) {
   Gathered all;
   const ParameterStore& store = rank_model.store();
   for (const auto& fused : rank_model.declarations().all()) {
     for (const ParameterSpec& spec : fused->parts) {
-      const Tensor whole = Tensor::zeros(spec.shape, flat.dtype());
+      const Tensor whole = Tensor::zeros(spec.shape, store.wide_dtype());
       for (const PlacedPart& part : store.parts()) {
-        if (part.spec.name != spec.name || !part.counted || part.numel() == 0) continue;
+        if (part.spec.name != spec.name || !part.counted || part.owned.length == 0) continue;
         Tensor place = whole;
         for (int d = 0; d < spec.shape.rank(); ++d) place = place.narrow(d, part.start[d], part.extent[d]);
-        place.copy_from(ParameterStore::span(flat, part).reshape(part.extent));
+        const Tensor local = Tensor::zeros({part.numel()}, store.wide_dtype());
+        local.narrow(0, part.owned.begin, part.owned.length).copy_from((store.*of)(part));
+        place.copy_from(local.reshape(part.extent));
       }
       all[spec.name] = rank_model.mesh().all().all_reduce(whole, "gather");
     }
@@ -55,6 +59,8 @@ Outcome train(const Options& options, const Group& group, const Case& layout) {
   Options local = options;
   local.parallel.context_runs = layout.pieces;
   local.parallel.sequence = layout.sequence;
+  local.parallel.zero = layout.zero;
+  local.parallel.expert_tensor = layout.expert_tensor;
   local.train.recompute = layout.recompute;
   local.train.batch = layout.batch;
   local.parallel.pipeline = layout.degrees.pipeline;
@@ -72,9 +78,9 @@ Outcome train(const Options& options, const Group& group, const Case& layout) {
     outcome.losses.push_back(report.loss);
     outcome.grad_norms.push_back(report.grad_norm);
     if (report.moe) outcome.of_experts.insert(outcome.of_experts.end(), {report.moe->aux_loss, report.moe->load_max_over_mean});
-    if (step == 0) outcome.gradients = gather(model, model.store().grad());
+    if (step == 0) outcome.gradients = gather(model, &ParameterStore::grad);
   }
-  outcome.weights = gather(model, model.store().master());
+  outcome.weights = gather(model, &ParameterStore::master);
   for (const PlacedBuffer& placed : model.store().buffers()) outcome.weights[placed.buffer->name] = placed.buffer->value;
   return outcome;
 }
@@ -100,15 +106,14 @@ void expect_equal(const Outcome& given, const Outcome& expected) {
   expect_equal(given.weights, expected.weights, "weight after three steps");
 }
 
-std::vector<Case> cases_of_one_rank(bool cut) {
-  std::vector<Case> cases = {
+std::vector<Case> cases_of_one_rank() {
+  return {
       {.name = "Recompute", .degrees = {}, .recompute = Recompute::kFull},
       {.name = "ZeroBubble", .degrees = {}, .schedule = PipelineSchedule::kZeroBubble},
       {.name = "RecomputeZeroBubble", .degrees = {}, .recompute = Recompute::kFull, .schedule = PipelineSchedule::kZeroBubble},
       {.name = "TwoRowsAMicrobatch", .degrees = {}, .rows = 2},
+      {.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2},
   };
-  if (cut) cases.push_back({.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2});
-  return cases;
 }
 
 // Context with one and two runs a rank, tensor with and without sequence; each with and without recompute, and with the
@@ -132,13 +137,14 @@ void add_options_of(const std::string& name, const Degrees& degrees, std::vector
 }
 
 // Stages in turns, by themselves and with what else a mesh may have; microbatches fewer than stages, more, and no multiple of them.
-void add_schedules(const testing::TinyModel& model, std::vector<Case>& cases) {
+std::vector<Case> scheduled_layouts(const testing::TinyModel& model) {
+  std::vector<Case> cases;
   int sub_layers = 0;
   for (const auto& layer : model.model.layers) sub_layers += static_cast<int>(layer.size());
   const auto add = [&](Case layout) {
     if (layout.chunks > 1) layout.schedule = PipelineSchedule::kInterleaved;
     const Degrees& degrees = layout.degrees;
-    if (degrees.pipeline * layout.chunks <= sub_layers && model.fits(degrees.tensor, degrees.context)) cases.push_back(std::move(layout));
+    if (degrees.pipeline * layout.chunks <= sub_layers) cases.push_back(std::move(layout));
   };
   add({.name = "Pipeline2Interleaved2", .degrees = {.pipeline = 2}, .chunks = 2});
   add({.name = "Pipeline2Interleaved3Recompute", .degrees = {.pipeline = 2}, .recompute = Recompute::kFull, .chunks = 3});
@@ -151,16 +157,17 @@ void add_schedules(const testing::TinyModel& model, std::vector<Case>& cases) {
   add({.name = "Pipeline4FiveMicrobatches", .degrees = {.pipeline = 4}, .batch = 5});
   add({.name = "Pipeline4ZeroBubbleFiveMicrobatches", .degrees = {.pipeline = 4}, .schedule = PipelineSchedule::kZeroBubble, .batch = 5});
   add({.name = "Pipeline4ZeroBubbleTwoMicrobatches", .degrees = {.pipeline = 4}, .rows = 2, .schedule = PipelineSchedule::kZeroBubble});
-  add({.name = "Pipeline2Data2Interleaved3", .degrees = {.pipeline = 2, .data = 2}, .chunks = 3, .batch = 6});
+  add({.name = "Pipeline2Data2Interleaved3", .degrees = {.pipeline = 2, .data = 2}, .zero = 1, .chunks = 3, .batch = 6});
   add({.name = "Pipeline2Context2TwoRunsInterleaved2", .degrees = {.pipeline = 2, .context = 2}, .pieces = 2, .chunks = 2});
   add({.name = "Pipeline2Tensor2Interleaved2", .degrees = {.pipeline = 2, .tensor = 2}, .chunks = 2});
   add({.name = "Pipeline2ByHand", .degrees = {.pipeline = 2}, .stages = {1, sub_layers - 1}});
   add({.name = "Pipeline2Interleaved2ByHand", .degrees = {.pipeline = 2}, .chunks = 2, .stages = {2, 1, 1, sub_layers - 4}});
+  return cases;
 }
 
-// Every axis alone with 2 and 4 ranks, every pair with 2 x 2, as far as a model can be cut.
-std::vector<Case> cases_of(const testing::TinyModel& model) {
-  std::vector<Case> cases = cases_of_one_rank(model.cut);
+// Every axis alone with 2 and 4 ranks, every pair with 2 x 2.
+std::vector<Case> all_layouts() {
+  std::vector<Case> cases = cases_of_one_rank();
   const std::pair<const char*, Degrees> meshes[] = {
       {"Pipeline2", {.pipeline = 2}},
       {"Pipeline4", {.pipeline = 4}},
@@ -177,9 +184,59 @@ std::vector<Case> cases_of(const testing::TinyModel& model) {
       {"Data2Tensor2", {.data = 2, .tensor = 2}},
       {"Context2Tensor2", {.context = 2, .tensor = 2}},
   };
+  for (const auto& [name, degrees] : meshes) add_options_of(name, degrees, cases);
+  return cases;
+}
+
+// What ranks with the same weights share out, on meshes where that meets tensor copies, parameters of several stages, and context ranks.
+std::vector<Case> sharded_layouts() {
+  std::vector<Case> cases;
+  for (const int zero : {1}) {
+    const std::pair<const char*, Degrees> meshes[] = {{"Data2", {.data = 2}},
+                                                      {"Data4", {.data = 4}},
+                                                      {"Context2", {.context = 2}},
+                                                      {"Data2Context2", {.data = 2, .context = 2}},
+                                                      {"Pipeline2Data2", {.pipeline = 2, .data = 2}},
+                                                      {"Pipeline4", {.pipeline = 4}},
+                                                      {"Data2Tensor2", {.data = 2, .tensor = 2}}};
+    for (const auto& [name, degrees] : meshes) {
+      cases.push_back({.name = fmt::format("{}Zero{}", name, zero), .degrees = degrees, .zero = zero});
+      cases.push_back({.name = fmt::format("{}Zero{}RecomputeZeroBubble", name, zero),
+                       .degrees = degrees,
+                       .recompute = Recompute::kFull,
+                       .zero = zero,
+                       .schedule = PipelineSchedule::kZeroBubble});
+    }
+  }
+  return cases;
+}
+
+// Experts over data, context and both; with tensor ranks that cut the sequence, that do not, and that cut the experts.
+std::vector<Case> expert_layouts() {
+  std::vector<Case> cases;
+  const std::pair<const char*, Degrees> meshes[] = {{"Expert2", {.data = 2, .expert = 2}},
+                                                    {"Expert2OfContext2", {.context = 2, .expert = 2}},
+                                                    {"Expert2OfData4", {.data = 4, .expert = 2}},
+                                                    {"Expert4", {.data = 4, .expert = 4}},
+                                                    {"Expert4OfContext2", {.data = 2, .context = 2, .expert = 4}},
+                                                    {"Pipeline2Expert2", {.pipeline = 2, .data = 2, .expert = 2}}};
   for (const auto& [name, degrees] : meshes)
-    if (model.fits(degrees.tensor, degrees.context)) add_options_of(name, degrees, cases);
-  add_schedules(model, cases);
+    for (const Recompute recompute : {Recompute::kNone, Recompute::kFull})
+      cases.push_back({.name = fmt::format("{}{}", name, recompute == Recompute::kFull ? "RecomputeZero1" : ""),
+                       .degrees = degrees,
+                       .recompute = recompute,
+                       .zero = recompute == Recompute::kFull ? 1 : 0});
+  for (const bool sequence : {true, false})
+    for (const bool expert_tensor : {true, false}) {
+      const std::string options = fmt::format("{}{}", sequence ? "" : "WholeSequence", expert_tensor ? "ExpertTensor" : "");
+      cases.push_back({.name = "Expert2Tensor2" + options,
+                       .degrees = {.data = 2, .tensor = 2, .expert = 2},
+                       .sequence = sequence,
+                       .zero = 1,
+                       .expert_tensor = expert_tensor});
+      if (expert_tensor)
+        cases.push_back({.name = "Tensor4" + options, .degrees = {.tensor = 4}, .sequence = sequence, .expert_tensor = true});
+    }
   return cases;
 }
 
@@ -187,8 +244,13 @@ using ModelAndCase = std::pair<testing::TinyModel, Case>;
 
 std::vector<ModelAndCase> all_cases() {
   std::vector<ModelAndCase> all;
-  for (const testing::TinyModel& model : testing::tiny_models())
-    for (const Case& layout : cases_of(model)) all.emplace_back(model, layout);
+  for (const testing::TinyModel& model : testing::tiny_models()) {
+    for (const Case& layout : all_layouts()) all.emplace_back(model, layout);
+    for (const Case& layout : sharded_layouts()) all.emplace_back(model, layout);
+    for (const Case& layout : scheduled_layouts(model)) all.emplace_back(model, layout);
+    if (model.name == "Experts")
+      for (const Case& layout : expert_layouts()) all.emplace_back(model, layout);
+  }
   return all;
 }
 
