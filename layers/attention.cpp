@@ -113,7 +113,7 @@ std::vector<State> Attention::make_states(int64_t batch, int64_t capacity, DType
   return {State{{Tensor::empty(shape, dtype), Tensor::empty(shape, dtype)}}};
 }
 
-std::optional<Cost> Attention::cost(const TokenShape& shape) const {
+Cost Attention::cost(const TokenShape& shape) const {
   const auto width = static_cast<double>(options_.heads * options_.head_dim);
   const bool gated = options_.output_gate != AttentionBlockOptions::kNone;
   const int64_t projected_heads = options_.heads * (gated ? 2 : 1) + (sharing_.read ? 0 : 2 * options_.kv_heads);

@@ -12,6 +12,7 @@ Ports CallSite::ports() const {
 }
 
 void CallSite::declare(Declarations& declarations) {
+  unit_ = declarations.enter_unit();
   core_->declare(declarations, options_.core_name);
   const int64_t width = options_.concat_embedding ? 2 * options_.d_model : options_.d_model;
   norm_.declare(declarations, options_.name + ".input_norm", width);
@@ -23,6 +24,7 @@ Var CallSite::normed(const Carry& carry, const Context& ctx) const {
 }
 
 Carry CallSite::forward(Carry carry, const Context& ctx) const {
+  const ModelPlace place(options_.name);
   const Ports ports = this->ports();
   // Runs twice under recompute, the second time after this function has returned: it keeps what it needs by value.
   const auto body = [this, ports, ctx](const Vars& in, Pass& pass) {
@@ -36,7 +38,7 @@ Carry CallSite::forward(Carry carry, const Context& ctx) const {
     out.insert(out.end(), inner.losses.begin(), inner.losses.end());
     return out;
   };
-  const Vars out = Tape::segment({}, flatten(carry, ports.reads), body, options_.recompute);
+  const Vars out = Tape::segment(ctx.hooks(unit_), flatten(carry, ports.reads), body, options_.recompute);
   const auto losses = unflatten(out, ports.writes, carry);
   carry.losses.insert(carry.losses.end(), losses, out.end());
   return carry;

@@ -26,6 +26,7 @@ class CallSite {
   Carry forward(Carry carry, const Context& ctx) const;
   Ports ports() const;
   const SubLayer& core() const { return *core_; }
+  const std::string& name() const { return options_.name; }
 
  private:
   Var normed(const Carry& carry, const Context& ctx) const;
@@ -33,6 +34,7 @@ class CallSite {
   std::shared_ptr<SubLayer> core_;
   CallSiteOptions options_;
   Norm norm_;
+  int unit_ = 0;
 };
 
 // What the residual stream is published as, right behind the embedding.

@@ -114,7 +114,7 @@ std::vector<State> Mamba1::make_states(int64_t batch, int64_t, DType dtype) cons
       {Tensor::zeros({batch, options_.conv - 1, inner_here_}, dtype), Tensor::zeros({batch, inner_here_, options_.state}, wide(dtype))}}};
 }
 
-std::optional<Cost> Mamba1::cost(const TokenShape& shape) const {
+Cost Mamba1::cost(const TokenShape& shape) const {
   const int64_t projected = 2 * build_.input + build_.output + 2 * options_.dt_rank + 2 * options_.state;
   return Cost{.flops = 2 * shape.tokens() * static_cast<double>(inner_ * (projected + 3 * options_.state))};
 }

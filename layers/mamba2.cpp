@@ -111,7 +111,7 @@ std::vector<State> Mamba2::make_states(int64_t batch, int64_t, DType dtype) cons
 }
 
 // The projections, and of SSD what effort(SsdStatesForward) and effort(SsdOutputsForward) count.
-std::optional<Cost> Mamba2::cost(const TokenShape& shape) const {
+Cost Mamba2::cost(const TokenShape& shape) const {
   const auto inner = static_cast<double>(options_.heads * options_.head_dim), bc = static_cast<double>(options_.groups * options_.state);
   const double projected = 2 * inner + 2 * bc + static_cast<double>(options_.heads);
   const double weights = projected * static_cast<double>(build_.input) + inner * static_cast<double>(build_.output);

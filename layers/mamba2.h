@@ -15,7 +15,7 @@ class Mamba2 : public SubLayer {
   const char* kind() const override { return "mamba2"; }
   void declare(Declarations& declarations, const std::string& name) override;
   Var forward(const Var& u_BSD, Carry& carry, const Context& ctx) const override;
-  std::optional<Cost> cost(const TokenShape& shape) const override;
+  Cost cost(const TokenShape& shape) const override;
   std::vector<State> make_states(int64_t batch, int64_t capacity, DType dtype) const override;
 
  private:

@@ -36,7 +36,7 @@ Var Mlp::forward(const Var& u_BSD, Carry&, const Context&) const {
   return scaled(y_BSD, options_.multipliers ? (*options_.multipliers)[1] : 1);
 }
 
-std::optional<Cost> Mlp::cost(const TokenShape& shape) const {
+Cost Mlp::cost(const TokenShape& shape) const {
   const auto weights = static_cast<double>(options_.hidden * ((options_.gated ? 2 : 1) * build_.input + build_.output));
   return Cost{.flops = 2 * shape.tokens() * weights};
 }

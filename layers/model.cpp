@@ -9,12 +9,21 @@
 #include "layers/build_stack.h"
 
 namespace ropewalk {
+namespace {
+constexpr const char* kEmbeddingPlace = "embedding";
+constexpr const char* kHeadPlace = "head";
+}  // namespace
+
+Cost head_cost(const ModelOptions& options, const TokenShape& shape) {
+  return {.flops = 2 * shape.tokens() * static_cast<double>(options.d_model * options.vocabulary)};
+}
 
 HybridModel::HybridModel(const ModelOptions& options, const ModelPlacement& placement)
     : options_(options),
       placement_(placement),
       sites_(build_stack(options, placement.tp, placement.ep, placement.recompute)),
       final_norm_(options.final_norm) {
+  if (placement_.stage_begins.empty()) placement_.stage_begins = {0};
   int states = 0;
   for (const CallSite& site : sites_) {
     first_state_.push_back(states);
@@ -25,11 +34,10 @@ HybridModel::HybridModel(const ModelOptions& options, const ModelPlacement& plac
   first_row_ = local_range(options.vocabulary, ropewalk::Split{0, options.vocabulary}, group.rank(), group.size()).begin;
 }
 
-// As even as counts allow; the first stages take what is left over.
 HybridModel::Range HybridModel::sites_of(int stage) const {
-  const size_t n = sites_.size(), stages = static_cast<size_t>(placement_.stages), s = static_cast<size_t>(stage);
-  const auto begin_of = [&](size_t k) { return k * (n / stages) + std::min(k, n % stages); };
-  return {begin_of(s), begin_of(s + 1)};
+  const std::vector<size_t>& begins = placement_.stage_begins;
+  const size_t s = static_cast<size_t>(stage);
+  return {begins[s], s + 1 < begins.size() ? begins[s + 1] : sites_.size()};
 }
 
 void HybridModel::declare(Declarations& declarations) {
@@ -41,11 +49,15 @@ void HybridModel::declare(Declarations& declarations) {
                          .split = ropewalk::Split{0, options_.vocabulary}};
   };
   const ParameterSpec embedding = rows("embedding", Kind::kEmbedding, options_.init.embedding_std);
-  for (int stage = 0; stage < placement_.stages; ++stage) {
-    declarations.enter_stage(stage);
-    if (stage == 0) embedding_ = declarations.declare(embedding);
+  for (int stage = 0; stage < stages(); ++stage) {
+    declarations.enter_stage(stage % placement_.pipeline_ranks);
+    if (stage == 0) {
+      embedding_unit_ = declarations.enter_unit();
+      embedding_ = declarations.declare(embedding);
+    }
     for (size_t i = sites_of(stage).begin; i < sites_of(stage).end; ++i) sites_[i].declare(declarations);
-    if (stage + 1 < placement_.stages) continue;
+    if (stage + 1 < stages()) continue;
+    head_unit_ = declarations.enter_unit();
     final_norm_.declare(declarations, "final_norm", options_.d_model);
     head_ = declarations.declare(options_.tie_embeddings ? embedding : rows("head", Kind::kHead, options_.init.std));
   }
@@ -61,21 +73,33 @@ std::vector<Slot> HybridModel::find_live_before(size_t site) const {
   return {live.begin(), live.end()};
 }
 
-Ports HybridModel::ports() const {
-  const Range mine = sites_of(placement_.stage);
-  return {first() ? std::vector<Slot>{} : live_before_[mine.begin], last() ? std::vector<Slot>{} : live_before_[mine.end]};
+Ports HybridModel::ports(int chunk) const {
+  const Range range = sites_of(stage_of(chunk));
+  return {range.begin == 0 ? std::vector<Slot>{} : live_before_[range.begin], live_before_[range.end]};
 }
 
-Carry HybridModel::embed(Carry carry) const {
+std::vector<std::string> HybridModel::places() const {
+  std::vector<std::string> places = {kEmbeddingPlace};
+  for (const CallSite& site : sites_) places.push_back(site.name());
+  places.push_back(kHeadPlace);
+  return places;
+}
+
+Carry HybridModel::embed(Carry carry, const Context& ctx) const {
+  const ModelPlace place(kEmbeddingPlace);
   const bool read = !live_before_[0].empty();
-  carry.x = scaled(tp_leave(embedding(carry.x, embedding_, first_row_, placement_.residual), placement_.tp), options_.scales.embed);
+  const auto rows = [this](const Vars& ids, Pass&) { return Vars{embedding(ids[0], embedding_, first_row_, placement_.residual)}; };
+  const SegmentHooks hooks = ctx.hooks(embedding_unit_);  // of forward alone: backward does not read the weights
+  const Var rows_BSD = Tape::segment(
+      {.before_forward = hooks.before_forward, .after_forward = hooks.after_forward, .before_backward = {}, .after_backward = {}},
+      {carry.x}, rows, Recompute::kNone)[0];
+  carry.x = scaled(tp_leave(rows_BSD, placement_.tp), options_.scales.embed);
   if (read) carry.shared[kEmbeddingSlot] = {carry.x};
   return carry;
 }
 
-Carry HybridModel::run_sites(Carry carry, const Context& ctx) const {
-  const Range mine = sites_of(placement_.stage);
-  for (size_t i = mine.begin; i < mine.end; ++i) {
+Carry HybridModel::run_sites(const Range& range, Carry carry, const Context& ctx) const {
+  for (size_t i = range.begin; i < range.end; ++i) {
     carry = sites_[i].forward(std::move(carry), ctx.at(first_state_[i]));
     const std::vector<Slot>& live = live_before_[i + 1];
     std::erase_if(carry.shared, [&](const auto& entry) { return std::find(live.begin(), live.end(), entry.first) == live.end(); });
@@ -83,15 +107,29 @@ Carry HybridModel::run_sites(Carry carry, const Context& ctx) const {
   return carry;
 }
 
+Var HybridModel::normed(const Var& x, const Context& ctx) const { return tp_enter(final_norm_(x, ctx.dtype), placement_.tp); }
+
 Var HybridModel::head_loss(const Var& x, const Context& ctx) const {
+  const ModelPlace place(kHeadPlace);
   const Tensor& targets = ctx.batch.targets_BS;
-  const Var normed = tp_enter(final_norm_(x, ctx.dtype), placement_.tp);
-  const HeadScores scores = head_scores(normed, head_, targets, first_row_, options_.scales.logits);
-  return cross_entropy(tp_vocabulary_sum(scores, placement_.tp), targets);
+  const auto loss = [&](const Vars& in, Pass&) {
+    const HeadScores scores = head_scores(normed(in[0], ctx), head_, targets, first_row_, options_.scales.logits);
+    return Vars{cross_entropy(tp_vocabulary_sum(scores, placement_.tp), targets)};
+  };
+  return Tape::segment(ctx.hooks(head_unit_), {x}, loss, Recompute::kNone)[0];
 }
 
 int64_t HybridModel::count_right(const Var& x, const Context& ctx) const {
-  const Var normed = tp_enter(final_norm_(x, ctx.dtype), placement_.tp);
+  int64_t count = 0;
+  const auto body = [&](const Vars& in, Pass&) {
+    count = count_right_here(normed(in[0], ctx), ctx);
+    return Vars{};
+  };
+  Tape::segment(ctx.hooks(head_unit_), {x}, body, Recompute::kNone);
+  return count;
+}
+
+int64_t HybridModel::count_right_here(const Var& normed, const Context& ctx) const {
   const Tensor targets = ctx.batch.targets_BS.packed();
   const Tensor best = Tensor::empty(targets.shape(), wide(normed.dtype())), row = empty_like(targets), right = zeros_like(best);
   launch(
@@ -104,10 +142,11 @@ int64_t HybridModel::count_right(const Var& x, const Context& ctx) const {
   return tp_count_right(best, right, placement_.tp);
 }
 
-Carry HybridModel::forward(Carry carry, const Context& ctx) const {
-  if (first()) carry = embed(std::move(carry));
-  carry = run_sites(std::move(carry), ctx);
-  if (last()) carry.cross_entropy = head_loss(carry.x, ctx);
+Carry HybridModel::forward(int chunk, Carry carry, const Context& ctx) const {
+  const int stage = stage_of(chunk);
+  if (stage == 0) carry = embed(std::move(carry), ctx);
+  carry = run_sites(sites_of(stage), std::move(carry), ctx);
+  if (stage + 1 == stages()) carry.cross_entropy = head_loss(carry.x, ctx);
   return carry;
 }
 
@@ -119,19 +158,15 @@ std::vector<State> HybridModel::make_states(int64_t batch, int64_t capacity, DTy
 }
 
 Tensor HybridModel::next_logits(const Tensor& tokens_BS, const Context& ctx) const {
-  const Carry carry = run_sites(embed({.x = Var(tokens_BS), .shared = {}, .losses = {}}), ctx);
+  const Carry carry = run_sites({0, sites_.size()}, embed({.x = Var(tokens_BS), .shared = {}, .losses = {}}, ctx), ctx);
   const Var last_BD = carry.x.data().select(1, carry.x.dim(1) - 1);
   const Var logits = linear(final_norm_(last_BD, ctx.dtype), head_).data().to(wide(ctx.dtype));
   return scaled(logits, options_.scales.logits).data();
 }
 
-std::optional<Cost> HybridModel::cost(const TokenShape& shape) const {
-  Cost all{.flops = 2 * shape.tokens() * static_cast<double>(options_.d_model * options_.vocabulary)};
-  for (const CallSite& site : sites_) {
-    const auto cost = site.core().cost(shape);
-    if (!cost) return std::nullopt;
-    all += *cost;
-  }
+Cost HybridModel::cost(const TokenShape& shape) const {
+  Cost all = head_cost(options_, shape);
+  for (const CallSite& site : sites_) all += site.core().cost(shape);
   return all;
 }
 

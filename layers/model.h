@@ -1,5 +1,5 @@
 // A hybrid language model: embedding, the stack of call sites, final norm and head. Built from ModelOptions for the whole model on every
-// rank (nothing is allocated yet), of which a rank runs its stage.
+// rank (nothing is allocated yet), of which a rank runs its stages.
 #pragma once
 
 #include "layers/call_site.h"
@@ -15,10 +15,15 @@ namespace ropewalk {
 struct ModelPlacement {
   TensorParallel tp;
   ExpertParallel ep{};
-  int stage = 0, stages = 1;
+  int pipeline_rank = 0, pipeline_ranks = 1;
+  // Of each stage, its first sub-layer; empty: all is one stage. Chunk c of rank r is stage c * pipeline_ranks + r.
+  std::vector<size_t> stage_begins{};
   RecomputePolicy recompute{};
   DType residual = DType::kFloat32;  // of the residual stream
 };
+
+// Of what stands behind the last sub-layer.
+Cost head_cost(const ModelOptions& options, const TokenShape& shape);
 
 class HybridModel : public Stage {
  public:
@@ -27,11 +32,13 @@ class HybridModel : public Stage {
   // Names every parameter of the whole model, stage by stage. Called once, before a ParameterStore places them.
   void declare(Declarations& declarations);
 
-  Carry forward(Carry carry, const Context& ctx) const override;
-  Ports ports() const override;
+  Carry forward(int chunk, Carry carry, const Context& ctx) const override;
+  Ports ports(int chunk) const override;
 
+  // What timelines call the embedding, each sub-layer, and final norm, head and loss.
+  std::vector<std::string> places() const;
   // Of the whole model, all stages.
-  std::optional<Cost> cost(const TokenShape& shape) const;
+  Cost cost(const TokenShape& shape) const;
   // How many scored targets of the microbatch have the largest logit, given the stream that leaves the last stage (`carry.x`).
   // Collective over the tensor ranks; the same on each.
   int64_t count_right(const Var& x, const Context& ctx) const;
@@ -44,12 +51,14 @@ class HybridModel : public Stage {
   struct Range {
     size_t begin, end;
   };
+  int stages() const { return static_cast<int>(placement_.stage_begins.size()); }
+  int stage_of(int chunk) const { return chunk * placement_.pipeline_ranks + placement_.pipeline_rank; }
   Range sites_of(int stage) const;
   std::vector<Slot> find_live_before(size_t site) const;
-  bool first() const { return placement_.stage == 0; }
-  bool last() const { return placement_.stage + 1 == placement_.stages; }
-  Carry embed(Carry carry) const;
-  Carry run_sites(Carry carry, const Context& ctx) const;
+  Carry embed(Carry carry, const Context& ctx) const;
+  Var normed(const Var& x, const Context& ctx) const;  // as the head reads it
+  int64_t count_right_here(const Var& normed, const Context& ctx) const;
+  Carry run_sites(const Range& range, Carry carry, const Context& ctx) const;
   Var head_loss(const Var& x, const Context& ctx) const;
 
   ModelOptions options_;
@@ -59,6 +68,7 @@ class HybridModel : public Stage {
   std::vector<std::vector<Slot>> live_before_;  // by call site and behind the last: slots written before it that it or a later one reads
   int64_t first_row_;                           // of the vocabulary on this rank
   Norm final_norm_;
+  int embedding_unit_ = 0, head_unit_ = 0;
   Var embedding_, head_;
 };
 

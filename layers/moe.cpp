@@ -134,12 +134,12 @@ Var Moe::forward(const Var& u_BSD, Carry& carry, const Context& ctx) const {
   return add(mixed_BSD, shared_gate_ ? row_gate(shared_BSD, linear(u_BSD, shared_gate_)) : shared_BSD);
 }
 
-std::optional<Cost> Moe::cost(const TokenShape& shape) const {
+Cost Moe::cost(const TokenShape& shape) const {
   const int64_t expert = options_.hidden * ((options_.gated ? 2 : 1) * build_.input + build_.output);
   const int64_t router = (options_.experts + (shared_gate_ ? 1 : 0)) * build_.input;
   const int64_t weights = router + options_.router.top_k * expert;
   Cost cost{.flops = 2 * shape.tokens() * static_cast<double>(weights)};
-  if (shared_) cost += *shared_->cost(shape);
+  if (shared_) cost += shared_->cost(shape);
   return cost;
 }
 

@@ -24,7 +24,7 @@ class Moe : public SubLayer {
   const char* kind() const override { return "moe"; }
   void declare(Declarations& declarations, const std::string& name) override;
   Var forward(const Var& u_BSD, Carry& carry, const Context& ctx) const override;
-  std::optional<Cost> cost(const TokenShape& shape) const override;
+  Cost cost(const TokenShape& shape) const override;
   std::vector<State> make_states(int64_t, int64_t, DType) const override { return {}; }
 
  private:

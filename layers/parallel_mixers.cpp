@@ -84,13 +84,9 @@ std::vector<State> ParallelMixers::make_states(int64_t batch, int64_t capacity, 
   return states;
 }
 
-std::optional<Cost> ParallelMixers::cost(const TokenShape& shape) const {
+Cost ParallelMixers::cost(const TokenShape& shape) const {
   Cost all;
-  for (const auto& branch : branches_) {
-    const auto cost = branch->cost(shape);
-    if (!cost) return std::nullopt;
-    all += *cost;
-  }
+  for (const auto& branch : branches_) all += branch->cost(shape);
   const auto count = static_cast<double>(branches_.size()), width = static_cast<double>(build_.output);
   if (options_.combine == Combine::kGated) all.flops += 2 * shape.tokens() * (count - 1) * width * static_cast<double>(build_.input);
   if (options_.combine == Combine::kConcatProj) all.flops += 2 * shape.tokens() * count * width * width;

@@ -16,7 +16,7 @@ class ParallelMixers : public SubLayer {
   void declare(Declarations& declarations, const std::string& name) override;
   Var forward(const Var& u_BSD, Carry& carry, const Context& ctx) const override;
   Ports ports() const override;
-  std::optional<Cost> cost(const TokenShape& shape) const override;
+  Cost cost(const TokenShape& shape) const override;
   std::vector<State> make_states(int64_t batch, int64_t capacity, DType dtype) const override;
 
  private:

@@ -25,8 +25,7 @@ class SubLayer {
   virtual Ports ports() const { return {}; }
   // What its call sites remember in decoding: most sub-layers are one site, a parallel pair is two.
   virtual std::vector<State> make_states(int64_t batch, int64_t capacity, DType dtype) const = 0;
-  // Nothing where it is not counted: then the model's is not known either.
-  virtual std::optional<Cost> cost(const TokenShape&) const { return std::nullopt; }
+  virtual Cost cost(const TokenShape& shape) const = 0;
 };
 
 // Uniform in +-scale / sqrt(fan_in): PyTorch's default for linear layers and convolutions.

@@ -64,13 +64,14 @@ class Health;  // layers/health.h
 
 struct Context {
   const Microbatch& batch;
-  const ContextParallel& cp;  // size 1: every move vanishes
-  DType dtype;                // of activations
-  std::span<State> states;    // by call site; empty when training
-  bool training = false;      // a pass whose gradient is wanted: neither evaluation nor decoding
-  int site = 0;               // the call site that runs now: a shared core has one a call
-  Pass* pass = nullptr;       // the recomputed segment that runs now, if any
-  Health* health = nullptr;   // where state-space layers say how they are, at the steps where someone asks
+  const ContextParallel& cp;              // size 1: every move vanishes
+  DType dtype;                            // of activations
+  std::span<State> states;                // by call site; empty when training
+  bool training = false;                  // a pass whose gradient is wanted: neither evaluation nor decoding
+  std::span<const SegmentHooks> units{};  // what surrounds the units of the model (ParameterGatherer); empty: nothing does
+  int site = 0;                           // the call site that runs now: a shared core has one a call
+  Pass* pass = nullptr;                   // the recomputed segment that runs now, if any
+  Health* health = nullptr;               // where state-space layers say how they are, at the steps where someone asks
 
   const Layout& layout() const { return batch.layout; }
   bool decoding() const { return !states.empty(); }
@@ -78,6 +79,7 @@ struct Context {
   bool counting() const { return training && !(pass && pass->replay()); }
   State& state() const { return states[site]; }
   Context at(int call_site) const;
+  SegmentHooks hooks(int unit) const { return units.empty() ? SegmentHooks() : units[static_cast<size_t>(unit)]; }
   // What comes from other ranks: kept for the replay of a recomputed segment, which therefore needs no traffic.
   Tensors receive(const std::function<Tensors()>& from) const { return pass ? pass->once(from) : from(); }
 };

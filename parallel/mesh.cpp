@@ -54,6 +54,7 @@ Mesh::Mesh(const Group& all, const Degrees& degrees) : degrees_(degrees), all_(a
   };
   for (const Axis axis : kAxes) axis_[static_cast<int>(axis)] = along([axis](Axis other) { return other == axis; });
   tokens_ = along([](Axis axis) { return axis == Axis::kData || axis == Axis::kContext; });
+  pipeline_back_ = pipeline().split(0);
   rows_ = along([](Axis axis) { return axis == Axis::kContext || axis == Axis::kTensor; });
   expect(tokens_.size() % degrees.expert == 0, "mesh: {} expert ranks do not divide data {} x context {}", degrees.expert, degrees.data,
          degrees.context);
@@ -66,6 +67,11 @@ Group Mesh::of_stages(const std::vector<int>& stages, bool experts) const {
   const int held = experts ? expert_.rank() : 0;
   const Group group = all_.split(member ? 1 + coordinate(Axis::kTensor) * degrees_.expert + held : 0);
   return member ? group : Group();
+}
+
+int64_t Mesh::bytes_sent(Axis axis) const {
+  if (axis == Axis::kPipeline) return pipeline().bytes_sent() + pipeline_back_.bytes_sent();
+  return (axis == Axis::kData ? tokens_ : this->axis(axis)).bytes_sent();
 }
 
 std::string Mesh::coordinates() const {

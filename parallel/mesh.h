@@ -35,6 +35,8 @@ class Mesh {
   int size(Axis axis) const { return degrees_.of(axis); }
   const Group& axis(Axis axis) const { return axis_[static_cast<int>(axis)]; }
   const Group& pipeline() const { return axis(Axis::kPipeline); }
+  // The same ranks again: what goes back through the pipeline, apart from what goes forward.
+  const Group& pipeline_back() const { return pipeline_back_; }
   const Group& data() const { return axis(Axis::kData); }
   const Group& context() const { return axis(Axis::kContext); }
   const Group& tensor() const { return axis(Axis::kTensor); }
@@ -46,11 +48,13 @@ class Mesh {
   // Ranks of several stages that differ in nothing else but their tokens; `experts`: and that hold the same experts. Collective over all
   // ranks; of one rank where this rank's stage is not among them.
   Group of_stages(const std::vector<int>& stages, bool experts) const;
+  // By this rank along an axis; sums over data and context ranks together count as data's.
+  int64_t bytes_sent(Axis axis) const;
   std::string coordinates() const;  // "pipeline 0, data 1, context 0, tensor 1"
 
  private:
   Degrees degrees_;
-  Group all_, tokens_, rows_, expert_, expert_replicas_;
+  Group all_, tokens_, rows_, expert_, expert_replicas_, pipeline_back_;
   std::array<Group, 4> axis_;
 };
 

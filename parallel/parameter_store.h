@@ -3,7 +3,8 @@
 // copy beside the masters.
 //
 // ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): the ranks that hold the same parameters own a piece of each bucket. From level 1 on a
-// rank keeps masters and optimizer state of what it owns alone, from level 2 on gradients too.
+// rank keeps masters and optimizer state of what it owns alone, from level 2 on gradients too, and at level 3 what ops read: then a bucket
+// lies inside a unit of the model, and a ParameterGatherer makes it whole while that runs.
 #pragma once
 
 #include "parallel/mesh.h"

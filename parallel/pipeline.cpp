@@ -1,6 +1,7 @@
 #include "parallel/pipeline.h"
 
-#include <deque>
+#include <cassert>
+#include <map>
 
 namespace ropewalk {
 namespace {
@@ -29,35 +30,51 @@ std::pair<Shape, DType> read_header(const Tensor& header, int64_t index) {
 
 }  // namespace
 
-// A microbatch between its forward and its backward.
-struct Pipeline::InFlight {
+// A microbatch in one chunk, between its forward and its last turn.
+struct Pipeline::Flight {
+  Flight(const Microbatch& microbatch, int of_chunk) : batch(microbatch), chunk(of_chunk) {}
+
   const Microbatch& batch;
+  int chunk;
   Tape tape;
-  Vars entered;  // at the border before this stage
+  Vars entered;  // at the border before the stage
   Vars leaving;  // at the border behind it
   Vars losses;   // auxiliary
   Var cross_entropy;
 };
 
-Context Pipeline::context(const Microbatch& batch, bool training, Health* health) const {
-  return {.batch = batch, .cp = options_.cp, .dtype = options_.dtype, .states = {}, .training = training, .health = health};
+Pipeline::Pipeline(const Stage& stage, const Mesh& mesh, const PipelineOptions& options) : stage_(stage), mesh_(mesh), options_(options) {
+  assert((ranks() > 1 || options.chunks == 1) && "a rank that is alone would send to itself");
 }
 
-Carry Pipeline::receive(const Microbatch& batch, Tape* tape) const {
+PipelineShape Pipeline::shape(const std::vector<Microbatch>& batches) const {
+  return {.ranks = ranks(), .chunks = options_.chunks, .microbatches = static_cast<int>(batches.size())};
+}
+
+Context Pipeline::context(const Microbatch& batch, bool training, Health* health) const {
+  return {.batch = batch,
+          .cp = options_.cp,
+          .dtype = options_.dtype,
+          .states = {},
+          .training = training,
+          .units = options_.units,
+          .health = health};
+}
+
+Carry Pipeline::receive(const Microbatch& batch, int chunk, Tape* tape) const {
   Carry carry;
-  if (first()) {
+  if (first(chunk)) {
     carry.x = tape ? tape->constant(batch.tokens_BS) : Var(batch.tokens_BS);
     return carry;
   }
-  const std::vector<Slot> slots = stage_.ports().reads;
+  const std::vector<Slot> slots = stage_.ports(chunk).reads;
   int64_t count = 1;
   for (const Slot& slot : slots) count += width_of(slot);
-  const Group& pipeline = mesh_.pipeline();
-  const int from = pipeline.rank() - 1;
-  const Tensor header = pipeline.receive({count, kHeader}, DType::kFloat64, from, "pipeline.header");
+  const Group& group = mesh_.pipeline();
+  const Tensor header = group.receive({count, kHeader}, DType::kFloat64, rank_before(), "pipeline.header");
   const auto take = [&](int64_t index) {
     const auto [shape, dtype] = read_header(header, index);
-    Tensor received = pipeline.receive(shape, dtype, from, "pipeline.forward");
+    Tensor received = group.receive(shape, dtype, rank_before(), "pipeline.forward");
     return tape ? tape->input(std::move(received)) : Var(std::move(received));
   };
   Vars vars;
@@ -66,66 +83,80 @@ Carry Pipeline::receive(const Microbatch& batch, Tape* tape) const {
   return carry;
 }
 
-void Pipeline::send(const Carry& carry) const {
-  const Group& pipeline = mesh_.pipeline();
-  const Vars vars = flatten(carry, stage_.ports().writes);
-  pipeline.send(header_of(vars), pipeline.rank() + 1, "pipeline.header");
-  for (const Var& var : vars) pipeline.send(var.data(), pipeline.rank() + 1, "pipeline.forward");
+void Pipeline::send(const Carry& carry, int chunk) const {
+  const Group& group = mesh_.pipeline();
+  const Vars vars = flatten(carry, stage_.ports(chunk).writes);
+  group.send(header_of(vars), rank_behind(), "pipeline.header");
+  for (const Var& var : vars) group.send(var.data(), rank_behind(), "pipeline.forward");
 }
 
-Carry Pipeline::run_forward(InFlight& flight, Health* health) const {
+LossSums Pipeline::run_forward(Flight& flight, Health* health) const {
   const Phase phase("forward");
-  Carry received = receive(flight.batch, &flight.tape);
-  if (!first()) flight.entered = flatten(received, stage_.ports().reads);
-  Carry carry = stage_.forward(std::move(received), context(flight.batch, true, health));
+  Carry received = receive(flight.batch, flight.chunk, &flight.tape);
+  if (!first(flight.chunk)) flight.entered = flatten(received, stage_.ports(flight.chunk).reads);
+  const Carry carry = stage_.forward(flight.chunk, std::move(received), context(flight.batch, true, health));
+  if (!last(flight.chunk)) {
+    send(carry, flight.chunk);
+    flight.leaving = flatten(carry, stage_.ports(flight.chunk).writes);
+  }
   flight.losses = carry.losses;
   flight.cross_entropy = carry.cross_entropy;
-  if (!last()) {
-    send(carry);
-    flight.leaving = flatten(carry, stage_.ports().writes);
-  }
-  return carry;
+  LossSums sums;
+  if (carry.cross_entropy) sums.cross_entropy = carry.cross_entropy.data().item();
+  for (const Var& loss : carry.losses) sums.auxiliary += loss.data().item();
+  return sums;
 }
 
-void Pipeline::run_backward(InFlight& flight, const LossScales& scales) const {
+void Pipeline::run_backward(Flight& flight, const LossScales& scales) const {
   const Phase phase("backward");
-  const Group& pipeline = mesh_.pipeline();
+  const Group& group = mesh_.pipeline_back();
   Vars roots = flight.leaving;
   Tensors seeds;
-  for (const Var& var : roots) seeds.push_back(pipeline.receive(var.shape(), var.dtype(), pipeline.rank() + 1, "pipeline.backward"));
+  for (const Var& var : roots) seeds.push_back(group.receive(var.shape(), var.dtype(), rank_behind(), "pipeline.backward"));
   const auto seed = [&](const Var& loss, double scale) {
     roots.push_back(loss);
     seeds.push_back(Tensor::full(loss.shape(), scale, loss.dtype()));
   };
   for (const Var& loss : flight.losses) seed(loss, scales.sequence);
   if (flight.cross_entropy) seed(flight.cross_entropy, scales.target);
-  flight.tape.defer_weight_parts(options_.defer_weight_parts);
-  Tensors grads = flight.tape.backward(roots, seeds);
-  for (size_t i = 0; i < grads.size(); ++i) {
-    if (!grads[i]) grads[i] = zeros_like(flight.entered[i].data());  // nobody behind used it
-    pipeline.send(grads[i], pipeline.rank() - 1, "pipeline.backward");
-  }
+  flight.tape.defer_weight_parts(options_.schedule == PipelineSchedule::kZeroBubble);
+  const Tensors grads = flight.tape.backward(roots, seeds);
+  for (size_t i = 0; i < grads.size(); ++i)  // none where nobody behind used it
+    group.send(grads[i] ? grads[i] : zeros_like(flight.entered[i].data()), rank_before(), "pipeline.backward");
+}
+
+void Pipeline::run_weights(Flight& flight) {
+  const Phase phase("weights");
+  flight.tape.run_deferred();
 }
 
 LossSums Pipeline::forward_backward(const std::vector<Microbatch>& batches, const LossScales& scales, Health* health) const {
-  std::deque<InFlight> flights;
+  std::map<std::pair<int, int>, Flight> flights;  // by microbatch and chunk
   LossSums sums;
-  for (const Microbatch& batch : batches) {
-    const Carry carry = run_forward(flights.emplace_back(batch), health);
-    if (carry.cross_entropy) sums.cross_entropy += carry.cross_entropy.data().item();
-    for (const Var& loss : carry.losses) sums.auxiliary += loss.data().item();
+  for (const Turn& turn : turns_of(options_.schedule, shape(batches), rank())) {
+    const std::pair key(turn.microbatch, turn.chunk);
+    if (turn.part == Turn::kForward) {
+      Flight& flight = flights.try_emplace(key, batches[static_cast<size_t>(turn.microbatch)], turn.chunk).first->second;
+      const LossSums more = run_forward(flight, health);
+      sums.cross_entropy += more.cross_entropy;
+      sums.auxiliary += more.auxiliary;
+      continue;
+    }
+    Flight& flight = flights.at(key);
+    if (turn.part == Turn::kBackward) run_backward(flight, scales);
+    if (turn.part == Turn::kWeights) run_weights(flight);
+    if (turn.part == Turn::kWeights || options_.schedule != PipelineSchedule::kZeroBubble) flights.erase(key);
   }
-  for (InFlight& flight : flights) run_backward(flight, scales);
-  for (InFlight& flight : flights) flight.tape.run_deferred();
   return sums;
 }
 
 double Pipeline::forward(const std::vector<Microbatch>& batches, const Arrival& arrive) const {
   double cross_entropy = 0;
-  for (const Microbatch& batch : batches) {
-    const Carry carry = stage_.forward(receive(batch, nullptr), context(batch, false));
-    if (!last()) {
-      send(carry);
+  for (const Turn& turn : forward_turns(shape(batches))) {
+    const Microbatch& batch = batches[static_cast<size_t>(turn.microbatch)];
+    const Carry carry = stage_.forward(turn.chunk, receive(batch, turn.chunk, nullptr), context(batch, false));
+    if (!last(turn.chunk)) {
+      send(carry, turn.chunk);
       continue;
     }
     cross_entropy += carry.cross_entropy.data().item();

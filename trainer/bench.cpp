@@ -11,6 +11,7 @@
 #include "kernels/tensor/isa.h"
 #include "kernels/tensor/philox.h"
 #include "trainer/op_times.h"
+#include "trainer/stage_cut.h"
 #include "trainer/train_step.h"
 
 namespace ropewalk {
@@ -86,17 +87,14 @@ class Bench {
       const Recording recording(timeline);
       for (int64_t i = 0; i < kRecordedSteps; ++i) step();
     }
-    return machine() + whole(seconds) + ops(op_times(timeline));
+    return machine() + whole(seconds) + stages(place_times(timeline)) + ops(op_times(timeline));
   }
 
  private:
   DType dtype() const { return compute_dtype(options_.train.precision); }
   double tokens() const { return static_cast<double>(options_.train.batch * options_.data.seq_len); }
   // Of forward and backward.
-  double flops() const {
-    const auto cost = model_.model().cost({.rows = options_.train.batch, .length = options_.data.seq_len});
-    return cost ? 3 * cost->flops : 0;
-  }
+  double flops() const { return 3 * model_.model().cost({.rows = options_.train.batch, .length = options_.data.seq_len}).flops; }
 
   void measure_machine() {
     world_.barrier("bench");  // all ranks measure at once: they share the machine as in a step
@@ -131,11 +129,23 @@ class Bench {
     const double median = sorted[sorted.size() / 2];
     std::string text = fmt::format("step      {:.1f} ms: median of {} ({:.1f} to {:.1f}); {:.0f} tokens, {:.0f} tokens/s\n", 1e3 * median,
                                    sorted.size(), 1e3 * sorted.front(), 1e3 * sorted.back(), tokens(), tokens() / median);
-    if (flops() > 0)
-      text += fmt::format("          {:.0f} GFLOP by the model, {:.0f} GFLOP/s: {} of the {} ceiling\n", flops() / kGiga,
-                          flops() / median / kGiga, share(flops() / median, ceilings_.of(dtype())), name_of(dtype()));
+    text += fmt::format("          {:.0f} GFLOP by the model, {:.0f} GFLOP/s: {} of the {} ceiling\n", flops() / kGiga,
+                        flops() / median / kGiga, share(flops() / median, ceilings_.of(dtype())), name_of(dtype()));
     return text + fmt::format("memory    {} of tensors, {} resident at peak; {:.1f} requests to the system a step\n", gib(memory_),
                               gib(resident_), system_calls_);
+  }
+
+  // Every sub-layer is on one stage, whose rank measured it. The embedding counts with the first, the head with the last.
+  std::string stages(const std::map<std::string, double>& measured) const {
+    const Group& pipeline = model_.mesh().pipeline();
+    if (pipeline.size() == 1) return "";
+    std::vector<double> mine;
+    for (const std::string& place : model_.model().places()) mine.push_back(measured.contains(place) ? measured.at(place) : 0);
+    const auto all = pipeline.all_reduce(Tensor::from<double>({std::ssize(mine)}, mine), "bench").to_vector<double>();
+    std::vector<double> sub_layers(all.begin() + 1, all.end() - 1);
+    sub_layers.front() += all.front();
+    sub_layers.back() += all.back();
+    return describe_measured_cut(options_, pipeline.size(), sub_layers);
   }
 
   std::string ops(const std::vector<OpTime>& times) const {

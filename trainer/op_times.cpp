@@ -15,6 +15,12 @@ std::string name_of(const TimeSpan& span) {
   }
 }
 
+// Nowhere for a wait that another stage ends; the span around such a wait goes on without it.
+std::string place_of(const TimeSpan& span) {
+  const bool between_stages = span.kind == TimeSpan::kWait && span.name.starts_with("pipeline.");
+  return std::string(between_stages ? "" : span.place);
+}
+
 // Outer spans before those inside them.
 std::vector<TimeSpan> nested(const Timeline& timeline) {
   std::vector<TimeSpan> spans;
@@ -29,6 +35,9 @@ std::vector<TimeSpan> nested(const Timeline& timeline) {
 
 class Tally {
  public:
+  using NameOf = std::string (*)(const TimeSpan&);
+  explicit Tally(NameOf name_of) : name_of_(name_of) {}
+
   void enter(const TimeSpan& span) {
     while (!open_.empty() && open_.back().end <= span.begin) open_.pop_back();
     if (span.kind == TimeSpan::kKernel) return work(span);
@@ -55,8 +64,8 @@ class Tally {
   };
 
   OpTime& of(const TimeSpan& span) {
-    OpTime& op = ops_[name_of(span)];
-    op.name = name_of(span);
+    OpTime& op = ops_[name_of_(span)];
+    op.name = name_of_(span);
     return op;
   }
   static void add(OpTime& op, int64_t nanoseconds) { op.seconds += static_cast<double>(nanoseconds) * 1e-9; }
@@ -71,6 +80,7 @@ class Tally {
     add(op, kernel.end - kernel.begin);
   }
 
+  NameOf name_of_;
   std::map<std::string, OpTime> ops_;
   std::vector<Open> open_;
 };
@@ -78,9 +88,17 @@ class Tally {
 }  // namespace
 
 std::vector<OpTime> op_times(const Timeline& timeline) {
-  Tally tally;
+  Tally tally(name_of);
   for (const TimeSpan& span : nested(timeline)) tally.enter(span);
   return tally.ops();
+}
+
+std::map<std::string, double> place_times(const Timeline& timeline) {
+  Tally tally(place_of);
+  for (const TimeSpan& span : nested(timeline)) tally.enter(span);
+  std::map<std::string, double> seconds;
+  for (const OpTime& place : tally.ops()) seconds[place.name] = place.seconds;
+  return seconds;
 }
 
 }  // namespace ropewalk

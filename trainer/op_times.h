@@ -2,7 +2,9 @@
 // times add up to the whole.
 #pragma once
 
+#include <map>
 #include <string>
+#include <vector>
 
 #include "kernels/tensor/timeline.h"
 
@@ -17,5 +19,7 @@ struct OpTime {
 
 // Most time first.
 std::vector<OpTime> op_times(const Timeline& timeline);
+// Seconds at each place of the model, but not those of waiting for other stages of the pipeline.
+std::map<std::string, double> place_times(const Timeline& timeline);
 
 }  // namespace ropewalk

@@ -9,6 +9,7 @@
 #include "layers/options.h"
 #include "layers/recompute_policy.h"
 #include "parallel/parameter.h"
+#include "parallel/pipeline_schedule.h"
 
 namespace ropewalk {
 
@@ -76,6 +77,10 @@ struct MeshOptions {
   int expert = 1;
   bool expert_tensor = false;
   int zero = 1;
+  PipelineSchedule schedule = PipelineSchedule::k1F1B;
+  int virtual_stages = 1;                                           // chunks of each pipeline rank
+  std::vector<int> stages{};                                        // sub-layers of each; empty: cut by their cost
+  int chunks() const { return pipeline > 1 ? virtual_stages : 1; }  // on a rank that is alone they would only follow each other
   bool operator==(const MeshOptions&) const = default;
 };
 

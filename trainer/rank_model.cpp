@@ -1,5 +1,7 @@
 #include "trainer/rank_model.h"
 
+#include "trainer/stage_cut.h"
+
 namespace ropewalk {
 namespace {
 
@@ -30,13 +32,17 @@ RankModel::RankModel(const Options& options, const Group& all, const Degrees& de
       tp_(make_tensor_parallel(mesh_.tensor(), options.parallel.sequence && degrees.tensor > 1)),
       cp_{mesh_.context(), options.parallel.context_runs, tp_.sequence ? mesh_.rows() : mesh_.context()},
       dtype_(compute_dtype(options.train.precision)),
+      schedule_(options.parallel.schedule),
+      chunks_(options.parallel.chunks()),
       model_(options.model, {.tp = tp_,
                              .ep = {mesh_.expert(), options.parallel.expert_tensor},
-                             .stage = mesh_.coordinate(Axis::kPipeline),
-                             .stages = degrees.pipeline,
+                             .pipeline_rank = mesh_.coordinate(Axis::kPipeline),
+                             .pipeline_ranks = degrees.pipeline,
+                             .stage_begins = stage_begins(options, degrees.pipeline),
                              .recompute = options.train.recompute,
                              .residual = residual_dtype(options.train)}),
       declarations_(declare(model_, tp_)),
-      store_(declarations_, mesh_, {.compute = dtype_, .seed = options.train.seed, .zero = options.parallel.zero}) {}
+      store_(declarations_, mesh_, {.compute = dtype_, .seed = options.train.seed, .zero = options.parallel.zero}),
+      gatherer_(store_, declarations_) {}
 
 }  // namespace ropewalk

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layers/model.h"
+#include "parallel/parameter_gatherer.h"
 #include "parallel/parameter_store.h"
 #include "trainer/options.h"
 
@@ -24,16 +25,21 @@ class RankModel {
   // Whether what is counted over a rank's slice of the tokens counts here: without sequence parallelism tensor ranks have the same tokens,
   // and the first stands for all.
   bool counts_slice() const { return tp_.sequence || mesh_.coordinate(Axis::kTensor) == 0; }
-  PipelineOptions pipeline_options() const { return {.cp = cp_, .dtype = dtype_}; }
+  PipelineOptions pipeline_options() const {
+    return {.cp = cp_, .dtype = dtype_, .units = gatherer_.hooks(), .schedule = schedule_, .chunks = chunks_};
+  }
 
  private:
   Mesh mesh_;
   TensorParallel tp_;
   ContextParallel cp_;
   DType dtype_;
+  PipelineSchedule schedule_;
+  int chunks_;
   HybridModel model_;
   Declarations declarations_;
   ParameterStore store_;
+  ParameterGatherer gatherer_;
 };
 
 }  // namespace ropewalk

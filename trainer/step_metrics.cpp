@@ -15,15 +15,12 @@ ordered_json number(double value) { return std::isfinite(value) ? ordered_json(v
 }  // namespace
 
 StepMetrics::StepMetrics(const RankModel& model, const Optimizer& optimizer, const TokenShape& batch, std::optional<double> peak_flops)
-    : model_(model), optimizer_(optimizer), peak_flops_(peak_flops) {
-  if (const auto cost = model.model().cost(batch)) flops_ = 3 * cost->flops;
-}
+    : model_(model), optimizer_(optimizer), flops_(3 * model.model().cost(batch).flops), peak_flops_(peak_flops) {}
 
 void StepMetrics::put(Census& census, const StepFacts& facts) {
   memory_ = census.put(static_cast<double>(Allocator::host().stats().peak));
   for (size_t i = 0; i < kAxes.size(); ++i) {
-    const Mesh& mesh = model_.mesh();
-    const int64_t sent = (kAxes[i] == Axis::kData ? mesh.tokens() : mesh.axis(kAxes[i])).bytes_sent();
+    const int64_t sent = model_.mesh().bytes_sent(kAxes[i]);
     const size_t place = census.put(static_cast<double>(sent - std::exchange(bytes_sent_[i], sent)));
     if (i == 0) traffic_ = place;
   }
@@ -89,7 +86,7 @@ ordered_json StepMetrics::object(const StepFacts& facts, const Census& census) c
     metrics["lr/" + optimizer_.groups().groups()[group].name] = number(optimizer_.lr(group, facts.step - 1));
   metrics["tokens_per_second"] = number(static_cast<double>(facts.tokens_a_step) / facts.seconds);
   metrics["step_ms"] = number(facts.seconds * 1000);
-  metrics["mfu"] = flops_ && peak_flops_ ? number(*flops_ / facts.seconds / *peak_flops_) : ordered_json(nullptr);
+  metrics["mfu"] = peak_flops_ ? number(flops_ / facts.seconds / *peak_flops_) : ordered_json(nullptr);
   metrics["memory_peak_bytes"] = static_cast<int64_t>(census.max(memory_));
   for (size_t i = 0; i < kAxes.size(); ++i)
     metrics[fmt::format("comm_bytes/{}", name_of(kAxes[i]))] = static_cast<int64_t>(census.sum(traffic_ + i));

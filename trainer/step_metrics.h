@@ -38,7 +38,8 @@ class StepMetrics {
 
   const RankModel& model_;
   const Optimizer& optimizer_;
-  std::optional<double> flops_, peak_flops_;                    // of a step, forward and backward; a second
+  double flops_;                                                // of a step, forward and backward
+  std::optional<double> peak_flops_;                            // a second
   size_t memory_ = 0, traffic_ = 0, updates_ = 0, health_ = 0;  // places in the census; of the first axis, kind
   std::array<int64_t, kAxes.size()> bytes_sent_{};              // up to the last step
 };

@@ -7,12 +7,6 @@
 namespace ropewalk {
 namespace {
 
-PipelineOptions pipeline_options(const RankModel& model, const TrainStepOptions& options) {
-  PipelineOptions pipeline = model.pipeline_options();
-  pipeline.defer_weight_parts = options.defer_weight_parts;
-  return pipeline;
-}
-
 // Of the whole batch: every data rank takes as many.
 double sequences_of(const std::vector<Microbatch>& batches, const Mesh& mesh) {
   int64_t rows = 0;
@@ -38,7 +32,7 @@ TrainStep::TrainStep(const RankModel& model, Optimizer& optimizer, const TrainSt
       options_(options),
       spikes_(options.skip_spikes),
       reducer_(model.store(), model.tensor_parallel()),
-      pipeline_(model.model(), model.mesh(), pipeline_options(model, options)) {}
+      pipeline_(model.model(), model.mesh(), model.pipeline_options()) {}
 
 StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches, Health* health) {
   const Mesh& mesh = model_.mesh();

@@ -27,7 +27,6 @@ struct StepReport {
 struct TrainStepOptions {
   std::optional<double> clip;
   std::optional<SpikeOptions> skip_spikes{};
-  bool defer_weight_parts = false;
 };
 
 class TrainStep {

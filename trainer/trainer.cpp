@@ -11,6 +11,7 @@
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/config/words.h"
 #include "trainer/logging.h"
+#include "trainer/stage_cut.h"
 #include "trainer/trace_file.h"
 
 namespace ropewalk {
@@ -191,6 +192,7 @@ void Trainer::begin() {
   log_to_file(folder_.log());
   spdlog::info("{}: {} parameters on this rank, {} train tokens, {} validation rows, from step {}", folder_.path(), model_.store().numel(),
                data_.train->tokens(), data_.validation ? data_.validation->count() : 0, step_);
+  if (model_.mesh().size(Axis::kPipeline) > 1) spdlog::info("{}", describe_pipeline(options_, model_.mesh().degrees()));
 }
 
 std::optional<Evaluation> Trainer::evaluate_if_due() const {

@@ -88,7 +88,8 @@ Tensor Backprop::take(int input) {
 void Backprop::later(std::function<void(Backprop&)> weight_part) {
   if (!tape_.deferring_) return weight_part(*this);
   deferred_ = true;
-  tape_.deferred_.push_back({tape_.nodes_[node_].op, std::move(weight_part), Tape::leaves_of(tape_.nodes_[node_])});
+  const Tape::Node& node = tape_.nodes_[node_];
+  tape_.deferred_.push_back({node.op, node.where, std::move(weight_part), Tape::leaves_of(node)});
 }
 
 Vars record(const char* op, const Vars& inputs, const Tensors& outputs, Rule rule, Place place) {
@@ -136,7 +137,8 @@ Vars Tape::write(const char* op, const Vars& inputs, const Tensors& outputs, Rul
   made.place = std::move(place);
   made.grads.resize(outputs.size());
   made.placed.resize(outputs.size());
-  if (Timeline::recording()) {
+  if (const Timeline* const timeline = Timeline::recording()) {
+    made.where = timeline->place();
     const double written = bytes_of(outputs, inputs);  // reads the inputs and the outputs' gradients, writes the inputs' gradients
     made.bytes = written == 0 ? 0 : written + 2 * bytes_of(inputs);
   }
@@ -184,6 +186,7 @@ void Tape::contributed(const std::vector<std::shared_ptr<Leaf>>& leaves) {
 }
 
 void Tape::run(int64_t index) {
+  const ModelPlace where(nodes_[index].where);
   Backprop backprop(*this, index);
   bool reached = false;
   for (const Tensor& grad : nodes_[index].grads) reached |= bool(grad);
@@ -223,6 +226,7 @@ void Tape::run_deferred() {
   const auto work = std::exchange(deferred_, {});
   Backprop none(*this, -1);
   for (const Deferred& item : work) {
+    const ModelPlace where(item.where);
     const Phase span(item.op, TimeSpan::kBackward);
     item.work(none);
     contributed(item.leaves);

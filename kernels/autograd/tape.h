@@ -146,12 +146,15 @@ class Tape {
     int outputs = 0;
     Rule rule;
     Place place;
-    Tensors grads;     // by output
-    Tensors placed;    // by output: the place, once a rule has asked for it
-    double bytes = 0;  // that backward has to read and write at least, where a timeline is recorded
+    Tensors grads;   // by output
+    Tensors placed;  // by output: the place, once a rule has asked for it
+    // Where a timeline is recorded:
+    double bytes = 0;          // that backward has to read and write at least
+    std::string_view where{};  // the place of the model
   };
   struct Deferred {
     const char* op;
+    std::string_view where;
     std::function<void(Backprop&)> work;
     std::vector<std::shared_ptr<Leaf>> leaves;
   };

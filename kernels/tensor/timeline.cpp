@@ -16,12 +16,14 @@ Timeline* Timeline::recording() { return current; }
 
 void Timeline::add(const TimeSpan& span) {
   spans_.push_back(span);
+  spans_.back().place = place_;
   if (span.kind == TimeSpan::kPhase || span.kind == TimeSpan::kBackward) border_ = span.end;
 }
 
 void Timeline::add_forward(const char* op, const Effort& effort) {
   const int64_t end = now_ns();
-  spans_.push_back({.kind = TimeSpan::kForward, .name = op, .begin = std::exchange(border_, end), .end = end, .effort = effort});
+  spans_.push_back(
+      {.kind = TimeSpan::kForward, .name = op, .begin = std::exchange(border_, end), .end = end, .effort = effort, .place = place_});
 }
 
 Recording::Recording(Timeline& timeline) : before_(std::exchange(current, &timeline)) {}

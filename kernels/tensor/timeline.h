@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace ropewalk {
@@ -26,6 +27,7 @@ struct TimeSpan {
   std::string_view name;       // of a literal
   int64_t begin = 0, end = 0;  // nanoseconds of the steady clock
   Effort effort{};
+  std::string_view place{};  // of the model, as a ModelPlace says
 };
 
 int64_t now_ns();
@@ -34,6 +36,7 @@ class Timeline {
  public:
   // What records this thread; null: nothing does.
   static Timeline* recording();
+  std::string_view place() const { return place_; }
 
   const std::vector<TimeSpan>& spans() const { return spans_; }
   void add(const TimeSpan& span);
@@ -43,7 +46,9 @@ class Timeline {
  private:
   std::vector<TimeSpan> spans_;  // by their ends
   int64_t border_ = now_ns();    // where the next op's forward part begins
+  std::string_view place_;
   friend class Phase;
+  friend class ModelPlace;
 };
 
 // This thread is recorded while this lives.
@@ -56,6 +61,26 @@ class Recording {
 
  private:
   Timeline* before_;
+};
+
+// What this thread records while this lives belongs to this place of the model: "layers.3.mamba2". The tape remembers it, so that a rule
+// is recorded where its op was. The name outlives the timeline.
+class ModelPlace {
+ public:
+  explicit ModelPlace(std::string_view name) : timeline_(Timeline::recording()) {
+    if (timeline_) [[unlikely]]
+      before_ = std::exchange(timeline_->place_, name);
+  }
+  ~ModelPlace() {
+    if (timeline_) [[unlikely]]
+      timeline_->place_ = before_;
+  }
+  ModelPlace(const ModelPlace&) = delete;
+  ModelPlace& operator=(const ModelPlace&) = delete;
+
+ private:
+  Timeline* timeline_;
+  std::string_view before_;
 };
 
 // A span from here to the end of the scope.

@@ -46,5 +46,5 @@ list(FILTER sources EXCLUDE REGEX /reference)  # prints the documentation
 add_reader(config_reader
   ${sources} data/sentencepiece_tokenizer.cpp data/text_source.cpp data/tokenizer.cpp
   kernels/autograd/tape.cpp kernels/rope/rope.cpp kernels/rope/rope_cpu.cpp
-  parallel/comm/group.cpp parallel/mesh.cpp parallel/parameter.cpp
+  parallel/comm/group.cpp parallel/mesh.cpp parallel/parameter.cpp parallel/pipeline_schedule.cpp
   LIBRARIES tensor yaml-cpp PkgConfig::sentencepiece)

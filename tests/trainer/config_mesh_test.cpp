@@ -59,11 +59,47 @@ TEST(ResolveMesh, RefusesSizesThatDoNotDivide) {
             ".context: expected a divisor of data.seq_len / parallel.context_runs (6, command line), given 4; try 1 or 2");
   EXPECT_EQ(message("context_runs: 3", 4), ".context_runs: expected a divisor of data.seq_len (128, line 17), given 3; try 1, 2 or 4");
   EXPECT_EQ(message("pipeline: 7", 7), ".pipeline: expected at most 6 stages (a sub-layer of model.layout each, line 8), given 7");
+  EXPECT_EQ(
+      message("pipeline: 4, virtual_stages: 2", 4),
+      ".virtual_stages: expected at most 6 stages (a sub-layer of model.layout each, line 8), given pipeline 4 x virtual_stages 2 = 8");
   EXPECT_EQ(message("tensor: 2", 3),
             ": expected degrees whose product divides the number of ranks (3), given pipeline 1 x context 1 x tensor 2 = 2");
   EXPECT_EQ(message("tensor: 2", 1),
             ": expected degrees whose product divides the number of ranks (1), given pipeline 1 x context 1 x tensor 2 = 2");
   EXPECT_EQ(message("data: 3, tensor: 2", 8), ".data: expected 4 (8 ranks / pipeline 1 x context 1 x tensor 2), given 3");
+}
+
+TEST(ResolveMesh, TakesAnyScheduleThatItsStagesAllow) {
+  const auto parallel = [](const std::string& given) { return with_parallel(given).options.parallel; };
+  EXPECT_EQ(parallel("pipeline: 2").schedule, PipelineSchedule::k1F1B);
+  EXPECT_EQ(parallel("pipeline: 2, schedule: zero_bubble").schedule, PipelineSchedule::kZeroBubble);
+  EXPECT_EQ(parallel("pipeline: 2, virtual_stages: 2").schedule, PipelineSchedule::kInterleaved);
+  EXPECT_EQ(parallel("pipeline: 2, virtual_stages: 2").chunks(), 2);
+  EXPECT_EQ(parallel("virtual_stages: 2").chunks(), 1);
+  EXPECT_EQ(parallel("pipeline: 2, stages: [4, 2]").stages, (std::vector<int>{4, 2}));
+  EXPECT_EQ(resolve_mesh(with_parallel("virtual_stages: 9, stages: [6]"), 1).pipeline, 1);
+  EXPECT_EQ(resolve_mesh(with_parallel("pipeline: 3, virtual_stages: 2, stages: [1, 1, 1, 1, 1, 1]"), 3).pipeline, 3);
+}
+
+TEST(ResolveMesh, RefusesSchedulesAndStagesThatDoNotFit) {
+  const auto message = [](const std::string& parallel, const std::vector<std::string>& overrides = {}) {
+    const std::string text = mistake([&] { resolve_mesh(with_parallel(parallel, overrides), 2); }), place = "configs/x.yaml:14: parallel";
+    EXPECT_EQ(text.substr(0, place.size()), place);
+    return text.substr(std::min(text.size(), place.size()));
+  };
+  EXPECT_EQ(message("pipeline: 2, schedule: interleaved"),
+            ".schedule: interleaved needs parallel.virtual_stages of 2 or more, given 1 (by default)");
+  EXPECT_EQ(message("pipeline: 2, schedule: interleaved, virtual_stages: 1"),
+            ".schedule: interleaved needs parallel.virtual_stages of 2 or more, given 1 (line 14)");
+  EXPECT_EQ(message("pipeline: 2, schedule: zero_bubble, virtual_stages: 2"),
+            ".virtual_stages: expected 1 with parallel.schedule zero_bubble (line 14), given 2; or use interleaved");
+  EXPECT_EQ(message("pipeline: 2, stages: [2, 2, 2]"), ".stages: expected a number a stage (pipeline 2 x virtual_stages 1 = 2), given 3");
+  EXPECT_EQ(message("pipeline: 2, virtual_stages: 2, stages: [3, 3]"),
+            ".stages: expected a number a stage (pipeline 2 x virtual_stages 2 = 4), given 2");
+  EXPECT_EQ(message("pipeline: 2, stages: [2, 3]"),
+            ".stages: expected numbers that sum to 6 (sub-layers of model.layout, line 8), given 5");
+  EXPECT_EQ(message("pipeline: 2, stages: [6, 0]"), ".stages.1: expected a positive integer, given 0");
+  EXPECT_EQ(message("pipeline: 2, schedule: gpipe"), ".schedule: expected 1f1b, interleaved or zero_bubble, given gpipe");
 }
 
 TEST(ResolveMesh, IgnoresBlocksThatNoLayerUses) {

@@ -112,7 +112,8 @@ data:
   packed: false
   validation: 0.05
 train: {steps: 100, batch: 64, micro_batch: 4, precision: fp64, residual: fp32, clip: null, recompute: [mamba2, mlp], skip_spikes: {sigma: 5, window: 64}, seed: 7, eval_every: 20, health_every: 5}
-parallel: {pipeline: 2, data: 2, context: 4, tensor: 2, sequence: false, context_runs: 2}
+parallel: {pipeline: 2, data: 2, context: 4, tensor: 2, sequence: false, context_runs: 2,
+           schedule: interleaved, virtual_stages: 2, stages: [1, 2, 1, 3]}
 checkpoint: {every: 20, keep: 5, keep_every: 100, async: false}
 run: {dir: "123", resume: never, device: cpu, timeout: 30.5, trace: {from: 10, steps: 2}, peak_flops: 1.0e+12}
 )";
@@ -184,7 +185,15 @@ TEST(Config, ReadsEveryKey) {
                     .seed = 7,
                     .eval_every = 20,
                     .health_every = 5};
-  expected.parallel = {.pipeline = 2, .context = 4, .tensor = 2, .data = 2, .sequence = false, .context_runs = 2};
+  expected.parallel = {.pipeline = 2,
+                       .context = 4,
+                       .tensor = 2,
+                       .data = 2,
+                       .sequence = false,
+                       .context_runs = 2,
+                       .schedule = PipelineSchedule::kInterleaved,
+                       .virtual_stages = 2,
+                       .stages = {1, 2, 1, 3}};
   expected.checkpoint = {.every = 20, .keep = 5, .keep_every = 100, .async = false};
   expected.run = {.dir = "123", .resume = "never", .timeout = 30.5, .trace = TraceOptions{.from = 10, .steps = 2}, .peak_flops = 1e12};
 
@@ -356,6 +365,9 @@ parallel:
   expert_tensor: false
   zero: 1
   context_runs: 1
+  virtual_stages: 1
+  schedule: 1f1b
+  stages: null
 checkpoint:
   every: 0
   keep: 3
@@ -403,9 +415,10 @@ TEST(Changes, NeedABranchUnlessTheContractFreesThem) {
   };
   using Lines = std::vector<std::string>;
   EXPECT_EQ(changes({}), Lines{});
-  EXPECT_EQ(changes({"parallel={tensor: 2, data: 2, pipeline: 2, context: 2, sequence: false, context_runs: 2}", "train.micro_batch=2",
-                     "train.recompute=full", "train.steps=1000", "train.eval_every=5", "checkpoint={every: 10, keep: 1, keep_every: 4}",
-                     "run={dir: elsewhere, resume: auto, device: cpu, timeout: 5}"}),
+  EXPECT_EQ(changes({"parallel={tensor: 2, data: 2, pipeline: 2, context: 2, sequence: false, context_runs: 2, schedule: zero_bubble, "
+                     "stages: [1, 1]}",
+                     "train.micro_batch=2", "train.recompute=full", "train.steps=1000", "train.eval_every=5",
+                     "checkpoint={every: 10, keep: 1, keep_every: 4}", "run={dir: elsewhere, resume: auto, device: cpu, timeout: 5}"}),
             Lines{});
   EXPECT_EQ(changes({"optimizer.lr=0.003", "optimizer.betas=[0.90, 9.5e-1]"}), Lines{});
   EXPECT_EQ(changes({"train.batch=16", "optimizer.lr=1e-3", "optimizer.betas=[0.9, 0.99]"}),

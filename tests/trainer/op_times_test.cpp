@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "tests/support/tiny_model.h"
 #include "trainer/trace_file.h"
@@ -96,6 +97,48 @@ TEST(OpTimes, OfAStepAddUpToTheStep) {
   for (const char* name :
        {"linear", "linear.backward", "ssd_chunk_outputs", "attention.backward", "optimizer", "gradient norms", "batches"})
     EXPECT_THAT(names, ::testing::Contains(name));
+}
+
+TEST(PlaceTimes, LeaveOutWaitsForOtherStages) {
+  Timeline timeline;
+  const Recording recording(timeline);
+  {
+    const ModelPlace head("head");
+    timeline.add(span(TimeSpan::kWait, "pipeline.backward", 2, 6));
+    timeline.add(span(TimeSpan::kWait, "tp_leave", 7, 8));
+    timeline.add(span(TimeSpan::kBackward, "linear", 0, 10));
+  }
+  timeline.add(span(TimeSpan::kPhase, "backward", 0, 15));
+  const auto times = place_times(timeline);
+  EXPECT_NEAR(times.at("head"), 6e-9, 1e-18);
+  EXPECT_NEAR(times.at(""), 9e-9, 1e-18);
+}
+
+// Rules and put-off weight gradients are of the place whose op recorded them, replays of the place that is replayed.
+TEST(PlaceTimes, AreOfForwardBackwardAndWeightsAtEveryPlace) {
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kFull}) {
+    Options options = testing::tiny_options();
+    options.train.recompute = recompute;
+    options.parallel.schedule = PipelineSchedule::kZeroBubble;
+    const RankModel model(options, Group(), {});
+    const auto sequence = [&](int64_t i) { return testing::tiny_sequence(i, options.data.seq_len, options.model.vocabulary); };
+    Timeline timeline;
+    {
+      const Recording recording(timeline);
+      Pipeline(model.model(), model.mesh(), model.pipeline_options())
+          .forward_backward(make_batches(sequence, 0, {options.train.batch, 1, 1}, model.mesh()), {});
+    }
+    std::map<std::string, std::set<std::string>> phases;  // of each place
+    for (const TimeSpan& phase : timeline.spans())
+      for (const TimeSpan& inner : timeline.spans())
+        if (phase.kind == TimeSpan::kPhase && inner.begin >= phase.begin && inner.end <= phase.end)
+          phases[std::string(inner.place)].insert(std::string(phase.name));
+    for (const std::string& place : model.model().places()) {
+      EXPECT_GT(place_times(timeline)[place], 0) << place;
+      const bool puts_off = place != "embedding" && place != "head";
+      EXPECT_EQ(phases[place].size(), puts_off ? 3u : 2u) << place;
+    }
+  }
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // From the number of ranks to the mesh: every size that a degree must divide is checked here, and nowhere else.
 #include <algorithm>
+#include <numeric>
 #include <set>
 
 #include "trainer/config/config.h"
@@ -26,7 +27,9 @@ class MeshResolver {
     expect_fit("parallel.context_runs", mesh_.context_runs, context_run_cuts());
     expect_fit("parallel.context", mesh_.context, context_cuts());
     expect_fit("parallel.tensor", mesh_.tensor, tensor_cuts());
+    check_schedule();
     check_pipeline();
+    check_stages();
     const Degrees degrees{
         .pipeline = mesh_.pipeline, .data = data_ranks(), .context = mesh_.context, .tensor = mesh_.tensor, .expert = mesh_.expert};
     expect_fit("parallel.expert", mesh_.expert, expert_cuts(degrees.data));
@@ -115,12 +118,44 @@ class MeshResolver {
     }
   }
 
+  int64_t sub_layers() const {
+    int64_t count = 0;
+    for (const auto& layer : options_.model.layers) count += std::ssize(layer);
+    return count;
+  }
+
+  void check_schedule() const {
+    const bool interleaved = mesh_.schedule == PipelineSchedule::kInterleaved;
+    if (interleaved && mesh_.virtual_stages == 1)
+      throw config_.error("parallel.schedule", "interleaved needs parallel.virtual_stages of 2 or more, given 1 ({})",
+                          place_of("parallel.virtual_stages", "parallel.schedule"));
+    if (!interleaved && mesh_.virtual_stages > 1)
+      throw config_.error("parallel.virtual_stages", "expected 1 with parallel.schedule {} ({}), given {}; or use interleaved",
+                          name_of(mesh_.schedule), place_of("parallel.schedule", "parallel.virtual_stages"), mesh_.virtual_stages);
+  }
+
   void check_pipeline() const {
-    size_t sub_layers = 0;
-    for (const auto& layer : options_.model.layers) sub_layers += layer.size();
-    if (static_cast<size_t>(mesh_.pipeline) <= sub_layers) return;
-    throw config_.error("parallel.pipeline", "expected at most {} stages (a sub-layer of model.layout each, {}), given {}", sub_layers,
-                        place_of("model.layout", "parallel.pipeline"), mesh_.pipeline);
+    if (mesh_.pipeline > sub_layers())
+      throw config_.error("parallel.pipeline", "expected at most {} stages (a sub-layer of model.layout each, {}), given {}", sub_layers(),
+                          place_of("model.layout", "parallel.pipeline"), mesh_.pipeline);
+    if (int64_t{mesh_.pipeline} * mesh_.chunks() > sub_layers())
+      throw config_.error("parallel.virtual_stages", "expected at most {} stages (a sub-layer of model.layout each, {}), given {}",
+                          sub_layers(), place_of("model.layout", "parallel.virtual_stages"), stage_count());
+  }
+
+  // "pipeline 2 x virtual_stages 3 = 6"
+  std::string stage_count() const {
+    return fmt::format("pipeline {} x virtual_stages {} = {}", mesh_.pipeline, mesh_.chunks(), int64_t{mesh_.pipeline} * mesh_.chunks());
+  }
+
+  void check_stages() const {
+    if (mesh_.stages.empty()) return;
+    if (std::ssize(mesh_.stages) != int64_t{mesh_.pipeline} * mesh_.chunks())
+      throw config_.error("parallel.stages", "expected a number a stage ({}), given {}", stage_count(), mesh_.stages.size());
+    const int64_t sum = std::accumulate(mesh_.stages.begin(), mesh_.stages.end(), int64_t{0});
+    if (sum != sub_layers())
+      throw config_.error("parallel.stages", "expected numbers that sum to {} (sub-layers of model.layout, {}), given {}", sub_layers(),
+                          place_of("model.layout", "parallel.stages"), sum);
   }
 
   int data_ranks() const {

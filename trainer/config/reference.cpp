@@ -59,7 +59,7 @@ data:
   validation_source: {type: text, path: held_out.txt}
   seq_len: 128
 train: {steps: 100, batch: 8, skip_spikes: {sigma: 6, window: 128}}
-parallel: {data: 1}
+parallel: {data: 1, stages: [1]}
 run: {trace: {from: 1, steps: 1}, peak_flops: 1}
 )";
 

@@ -49,6 +49,20 @@ void read_device(const Node& node) {
   if (device == kCuda) throw node.error("this build has no CUDA back end; expected auto or cpu");
 }
 
+PipelineSchedule read_schedule(const Node& node, int virtual_stages) {
+  using enum PipelineSchedule;
+  Choices<PipelineSchedule> choices;
+  for (const PipelineSchedule schedule : {k1F1B, kInterleaved, kZeroBubble}) choices.emplace_back(name_of(schedule), schedule);
+  return node.choice<PipelineSchedule>(choices, virtual_stages > 1 ? kInterleaved : k1F1B);
+}
+
+std::vector<int> read_stages(const Node& node) {
+  std::vector<int> stages;
+  if (node.is_null(true)) return stages;
+  for (const Node& item : node.items()) stages.push_back(static_cast<int>(item.size()));
+  return stages;
+}
+
 }  // namespace
 
 TrainOptions read_train(const Node& node) {
@@ -104,6 +118,17 @@ MeshOptions read_parallel(const Node& node) {
           .about("What the ranks with the same weights share out: 1 the optimizer's state, 2 gradients too, 3 weights too; 0 nothing.")
           .integer(0, 3, mesh.zero));
   mesh.context_runs = degree("context_runs", "Stretches of a sequence that a context rank holds; more of them balance causal attention.");
+  mesh.virtual_stages =
+      degree("virtual_stages",
+             "Stages of each pipeline rank, which it takes in turns (`schedule: interleaved`); nothing to a pipeline of one rank.");
+  mesh.schedule = read_schedule(
+      node["schedule"].about(
+          "Which microbatch a pipeline rank computes when. `zero_bubble` computes the gradients of weights where it would wait.",
+          "`1f1b`; `interleaved` where there are virtual stages"),
+      mesh.virtual_stages);
+  mesh.stages = read_stages(node["stages"].about(
+      "Sub-layers of each stage, the first ones those of the pipeline's ranks, the next ones their second stages, and so on.",
+      "cut so that the stage with most FLOPs has the least"));
   return mesh;
 }
 

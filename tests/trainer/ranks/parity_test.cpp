@@ -19,9 +19,12 @@ struct Case {
   int pieces = 1, rows = 1;  // of a sequence on a rank; of a microbatch
   bool sequence = true;
   Recompute recompute = Recompute::kNone;
-  bool defer = false;
   int zero = 0;
   bool expert_tensor = false;
+  PipelineSchedule schedule = PipelineSchedule::k1F1B;
+  int chunks = 1;             // of a pipeline rank
+  std::vector<int> stages{};  // cut by hand
+  int64_t batch = 4;
 };
 
 // Global tensors by name: what this mesh computed, the same on each of its ranks.
@@ -59,9 +62,14 @@ Outcome train(const Options& options, const Group& group, const Case& layout) {
   local.parallel.zero = layout.zero;
   local.parallel.expert_tensor = layout.expert_tensor;
   local.train.recompute = layout.recompute;
+  local.train.batch = layout.batch;
+  local.parallel.pipeline = layout.degrees.pipeline;
+  local.parallel.schedule = layout.schedule;
+  local.parallel.virtual_stages = layout.chunks;
+  local.parallel.stages = layout.stages;
   const RankModel model(local, group, layout.degrees);
   Optimizer optimizer(local.optimizer, model.declarations(), model.store(), kSteps);
-  TrainStep train_step(model, optimizer, {.clip = local.train.clip, .defer_weight_parts = layout.defer});
+  TrainStep train_step(model, optimizer, {.clip = local.train.clip});
   const auto sequence = [&](int64_t i) { return testing::tiny_sequence(i, local.data.seq_len, local.model.vocabulary); };
   Outcome outcome;
   for (int64_t step = 0; step < kSteps; ++step) {
@@ -101,30 +109,60 @@ void expect_equal(const Outcome& given, const Outcome& expected) {
 std::vector<Case> cases_of_one_rank() {
   return {
       {.name = "Recompute", .degrees = {}, .recompute = Recompute::kFull},
-      {.name = "Deferred", .degrees = {}, .defer = true},
-      {.name = "RecomputeDeferred", .degrees = {}, .recompute = Recompute::kFull, .defer = true},
+      {.name = "ZeroBubble", .degrees = {}, .schedule = PipelineSchedule::kZeroBubble},
+      {.name = "RecomputeZeroBubble", .degrees = {}, .recompute = Recompute::kFull, .schedule = PipelineSchedule::kZeroBubble},
       {.name = "TwoRowsAMicrobatch", .degrees = {}, .rows = 2},
       {.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2},
   };
 }
 
-// Context with one and two runs a rank, tensor with and without sequence; each with and without recompute and deferred weight gradients.
+// Context with one and two runs a rank, tensor with and without sequence; each with and without recompute, and with the
+// weights' gradients at once and later.
 void add_options_of(const std::string& name, const Degrees& degrees, std::vector<Case>& cases) {
   for (const int pieces : {1, 2}) {
     if (pieces == 2 && degrees.context == 1) continue;
     for (const bool sequence : {true, false}) {
       if (!sequence && degrees.tensor == 1) continue;
       for (const bool recompute : {false, true})
-        for (const bool defer : {false, true})
+        for (const auto schedule : {PipelineSchedule::k1F1B, PipelineSchedule::kZeroBubble})
           cases.push_back({.name = name + (pieces == 2 ? "TwoRuns" : "") + (sequence ? "" : "WholeSequence") +
-                                   (recompute ? "Recompute" : "") + (defer ? "Deferred" : ""),
+                                   (recompute ? "Recompute" : "") + (schedule == PipelineSchedule::kZeroBubble ? "ZeroBubble" : ""),
                            .degrees = degrees,
                            .pieces = pieces,
                            .sequence = sequence,
                            .recompute = recompute ? Recompute::kFull : Recompute::kNone,
-                           .defer = defer});
+                           .schedule = schedule});
     }
   }
+}
+
+// Stages in turns, by themselves and with what else a mesh may have; microbatches fewer than stages, more, and no multiple of them.
+std::vector<Case> scheduled_layouts(const testing::TinyModel& model) {
+  std::vector<Case> cases;
+  int sub_layers = 0;
+  for (const auto& layer : model.model.layers) sub_layers += static_cast<int>(layer.size());
+  const auto add = [&](Case layout) {
+    if (layout.chunks > 1) layout.schedule = PipelineSchedule::kInterleaved;
+    const Degrees& degrees = layout.degrees;
+    if (degrees.pipeline * layout.chunks <= sub_layers) cases.push_back(std::move(layout));
+  };
+  add({.name = "Pipeline2Interleaved2", .degrees = {.pipeline = 2}, .chunks = 2});
+  add({.name = "Pipeline2Interleaved3Recompute", .degrees = {.pipeline = 2}, .recompute = Recompute::kFull, .chunks = 3});
+  add({.name = "Pipeline2Interleaved4", .degrees = {.pipeline = 2}, .chunks = 4});
+  add({.name = "Pipeline4Interleaved2", .degrees = {.pipeline = 4}, .chunks = 2});
+  add({.name = "Pipeline4Interleaved2TwoMicrobatches", .degrees = {.pipeline = 4}, .rows = 2, .chunks = 2});
+  add({.name = "Pipeline4Interleaved2FiveMicrobatches", .degrees = {.pipeline = 4}, .chunks = 2, .batch = 5});
+  // Here a rank would mistake a gradient for an activation, did they not come by groups of their own.
+  add({.name = "Pipeline2Interleaved2FiveMicrobatches", .degrees = {.pipeline = 2}, .chunks = 2, .batch = 5});
+  add({.name = "Pipeline4FiveMicrobatches", .degrees = {.pipeline = 4}, .batch = 5});
+  add({.name = "Pipeline4ZeroBubbleFiveMicrobatches", .degrees = {.pipeline = 4}, .schedule = PipelineSchedule::kZeroBubble, .batch = 5});
+  add({.name = "Pipeline4ZeroBubbleTwoMicrobatches", .degrees = {.pipeline = 4}, .rows = 2, .schedule = PipelineSchedule::kZeroBubble});
+  add({.name = "Pipeline2Data2Interleaved3", .degrees = {.pipeline = 2, .data = 2}, .zero = 1, .chunks = 3, .batch = 6});
+  add({.name = "Pipeline2Context2TwoRunsInterleaved2", .degrees = {.pipeline = 2, .context = 2}, .pieces = 2, .chunks = 2});
+  add({.name = "Pipeline2Tensor2Interleaved2", .degrees = {.pipeline = 2, .tensor = 2}, .chunks = 2});
+  add({.name = "Pipeline2ByHand", .degrees = {.pipeline = 2}, .stages = {1, sub_layers - 1}});
+  add({.name = "Pipeline2Interleaved2ByHand", .degrees = {.pipeline = 2}, .chunks = 2, .stages = {2, 1, 1, sub_layers - 4}});
+  return cases;
 }
 
 // Every axis alone with 2 and 4 ranks, every pair with 2 x 2.
@@ -153,7 +191,7 @@ std::vector<Case> all_layouts() {
 // What ranks with the same weights share out, on meshes where that meets tensor copies, parameters of several stages, and context ranks.
 std::vector<Case> sharded_layouts() {
   std::vector<Case> cases;
-  for (const int zero : {1, 2}) {
+  for (const int zero : {1, 2, 3}) {
     const std::pair<const char*, Degrees> meshes[] = {{"Data2", {.data = 2}},
                                                       {"Data4", {.data = 4}},
                                                       {"Context2", {.context = 2}},
@@ -163,11 +201,11 @@ std::vector<Case> sharded_layouts() {
                                                       {"Data2Tensor2", {.data = 2, .tensor = 2}}};
     for (const auto& [name, degrees] : meshes) {
       cases.push_back({.name = fmt::format("{}Zero{}", name, zero), .degrees = degrees, .zero = zero});
-      cases.push_back({.name = fmt::format("{}Zero{}RecomputeDeferred", name, zero),
+      cases.push_back({.name = fmt::format("{}Zero{}RecomputeZeroBubble", name, zero),
                        .degrees = degrees,
                        .recompute = Recompute::kFull,
-                       .defer = true,
-                       .zero = zero});
+                       .zero = zero,
+                       .schedule = PipelineSchedule::kZeroBubble});
     }
   }
   return cases;
@@ -209,6 +247,7 @@ std::vector<ModelAndCase> all_cases() {
   for (const testing::TinyModel& model : testing::tiny_models()) {
     for (const Case& layout : all_layouts()) all.emplace_back(model, layout);
     for (const Case& layout : sharded_layouts()) all.emplace_back(model, layout);
+    for (const Case& layout : scheduled_layouts(model)) all.emplace_back(model, layout);
     if (model.name == "Experts")
       for (const Case& layout : expert_layouts()) all.emplace_back(model, layout);
   }
@@ -217,10 +256,10 @@ std::vector<ModelAndCase> all_cases() {
 
 class Parity : public ::testing::TestWithParam<ModelAndCase> {
  protected:
-  static const Outcome& one_rank(const testing::TinyModel& model, OptimizerOptions::Type type) {
-    static std::map<std::pair<std::string, OptimizerOptions::Type>, Outcome> known;
-    auto [place, fresh] = known.try_emplace({model.name, type});
-    if (fresh) place->second = train(options(model, type), Group(), {.name = "one rank", .degrees = {}});
+  static const Outcome& one_rank(const testing::TinyModel& model, OptimizerOptions::Type type, int64_t batch) {
+    static std::map<std::tuple<std::string, OptimizerOptions::Type, int64_t>, Outcome> known;
+    auto [place, fresh] = known.try_emplace({model.name, type, batch});
+    if (fresh) place->second = train(options(model, type), Group(), {.name = "one rank", .degrees = {}, .batch = batch});
     return place->second;
   }
   static Options options(const testing::TinyModel& model, OptimizerOptions::Type type) {
@@ -233,7 +272,7 @@ class Parity : public ::testing::TestWithParam<ModelAndCase> {
     const auto& [model, layout] = GetParam();
     const bool member = testing::world().rank() < layout.degrees.ranks();
     const Group group = testing::world().split(member ? 1 : 0);
-    if (member) expect_equal(train(options(model, type), group, layout), one_rank(model, type));
+    if (member) expect_equal(train(options(model, type), group, layout), one_rank(model, type, layout.batch));
   }
 };
 

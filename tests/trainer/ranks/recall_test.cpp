@@ -54,13 +54,19 @@ TEST(Recall, IsWhatDecodingFinds) {
 TEST(Recall, IsTheSameOnEveryMesh) {
   const Options options = testing::tiny_options();
   const Evaluation on_one_rank = evaluation(options, Group(), {});
-  for (const Degrees& degrees : {Degrees{.tensor = 4}, Degrees{.pipeline = 2, .tensor = 2}, Degrees{.data = 2, .context = 2},
-                                 Degrees{.context = 2, .tensor = 2}, Degrees{.data = 4}}) {
-    const Evaluation on_mesh = evaluation(options, testing::world(), degrees);
+  const auto expect_same = [&](const Evaluation& on_mesh) {
     EXPECT_EQ(on_mesh.right, on_one_rank.right);
     EXPECT_EQ(on_mesh.targets, on_one_rank.targets);
     EXPECT_NEAR(on_mesh.nats, on_one_rank.nats, 1e-9 * on_one_rank.nats);
-  }
+  };
+  for (const Degrees& degrees : {Degrees{.tensor = 4}, Degrees{.pipeline = 2, .tensor = 2}, Degrees{.data = 2, .context = 2},
+                                 Degrees{.context = 2, .tensor = 2}, Degrees{.data = 4}})
+    expect_same(evaluation(options, testing::world(), degrees));
+  Options in_chunks = options;
+  in_chunks.parallel.pipeline = 4;
+  in_chunks.parallel.schedule = PipelineSchedule::kInterleaved;
+  in_chunks.parallel.virtual_stages = 2;
+  expect_same(evaluation(in_chunks, testing::world(), {.pipeline = 4}));
 }
 
 }  // namespace
