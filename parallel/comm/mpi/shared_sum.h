@@ -1,8 +1,5 @@
 // Sums in place over memory that the ranks of one host share: each rank adds its slice of every rank's tensor and writes the sum back to
 // all of them, so that a sum moves each byte twice and copies none.
-//
-// The memory is POSIX shared memory and not an MPI window: to free a window is collective, and would hang where a peer has failed. Its
-// name is gone as soon as every rank has it mapped, so that a killed job leaves nothing behind.
 #pragma once
 
 #include <atomic>
