@@ -81,7 +81,7 @@ class Builder {
     return std::visit([&](const auto& chosen) { return make(chosen, layer, build); }, options_.blocks.at(block));
   }
   std::unique_ptr<SubLayer> make(const Mamba1Options& block, int, const BuildContext& build) const {
-    return std::make_unique<Mamba1>(block, build);
+    return std::make_unique<Mamba1>(block, build, tp_);
   }
   std::unique_ptr<SubLayer> make(const Mamba2Options& block, int, const BuildContext& build) const {
     return std::make_unique<Mamba2>(block, build, tp_);

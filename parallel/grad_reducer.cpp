@@ -13,6 +13,7 @@ GradReducer::GradReducer(const ParameterStore& store, const Declarations& declar
     if (buckets_.empty() || buckets_.back().grads.bytes() >= bucket_bytes) buckets_.push_back({.grads = store.grad().narrow(0, end, 0)});
     Bucket& bucket = buckets_.back();
     bucket.grads = store.grad().narrow(0, leaves[i].offset, bucket.grads.numel() + leaves[i].shape.numel());
+    if (leaves[i].uses == 0) continue;
     ++bucket.parameters;
     bucket_of_[i] = buckets_.size() - 1;
     leaves[i].leaf->on_contribution = [this, i] { contributed(i); };

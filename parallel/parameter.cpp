@@ -32,18 +32,29 @@ const char* name_of(Role role) {
   return "?";
 }
 
+namespace {
+
+// Which of so many blocks a rank holds.
+Range blocks_of(int64_t blocks, int rank, int ranks) {
+  if (ranks > blocks) return {rank * blocks / ranks, 1};
+  const int64_t most = (blocks + ranks - 1) / ranks, begin = std::min(blocks, rank * most);
+  return {begin, std::min(blocks, begin + most) - begin};
+}
+
+}  // namespace
+
 Range local_range(int64_t extent, const std::optional<Split>& split, int rank, int ranks) {
   if (!split || ranks == 1) return {0, extent};
-  const int64_t unit = extent / split->blocks;
-  if (ranks > split->blocks) return {rank * split->blocks / ranks * unit, unit};
-  const int64_t blocks = (split->blocks + ranks - 1) / ranks;
-  const int64_t begin = std::min(split->blocks, rank * blocks), end = std::min(split->blocks, begin + blocks);
+  const int64_t unit = extent / split->blocks, first = split->at * split->blocks;
+  const Range held = blocks_of(split->all_blocks(), rank, ranks);
+  const int64_t begin = std::clamp<int64_t>(held.begin - first, 0, split->blocks);
+  const int64_t end = std::clamp<int64_t>(held.begin + held.length - first, begin, split->blocks);
   return {begin * unit, (end - begin) * unit};
 }
 
 int replicas(const std::optional<Split>& split, int ranks) {
   if (!split) return ranks;
-  return ranks > split->blocks ? ranks / static_cast<int>(split->blocks) : 1;
+  return ranks > split->all_blocks() ? ranks / static_cast<int>(split->all_blocks()) : 1;
 }
 
 Var Declarations::declare(const std::string& storage, std::vector<ParameterSpec> parts) {

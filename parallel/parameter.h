@@ -41,9 +41,14 @@ struct Init {
 // How a dim is cut over the tensor axis: into `blocks` equal units (heads, groups, rows) that stay whole.
 //   ranks <= blocks: a rank holds ceil(blocks / ranks) consecutive blocks, the last ranks fewer or none;
 //   ranks >  blocks: a block is held by ranks / blocks neighbouring ranks, and its gradient is owed over those.
+// With `of` > 1 the parameter is one of so many alike (a head's), which are cut as if they stood side by side along the dim: a rank may
+// hold several of them, one, a part of one, or nothing of this one.
 struct Split {
   int dim = 0;
-  int64_t blocks = 1;
+  int64_t blocks = 1;  // of one parameter
+  int64_t at = 0, of = 1;
+
+  int64_t all_blocks() const { return blocks * of; }
 };
 struct Range {
   int64_t begin = 0, length = 0;

@@ -77,6 +77,7 @@ void ParameterStore::place(const FusedParameter& fused, const Mesh& mesh) {
     parts_.push_back(std::move(part));
   }
   leaf.shape = local;
+  if (local.numel() == 0 && fused.parts.front().split->of > 1) leaf.uses = 0;  // another rank's altogether: no op here reads it
   leaves_.push_back(std::move(leaf));
 }
 

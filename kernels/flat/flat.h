@@ -17,10 +17,10 @@ struct SumOfSquares {
 void launch(Cpu, const SumOfSquares& args);
 inline Effort effort(const SumOfSquares& args) { return {.bytes = static_cast<double>(args.x.bytes())}; }
 
-// Each of the spans becomes the sum of all, added in their order, in the wide type.
-struct SumIntoAll {
-  const Tensors& spans;  // dense, of one size and floating dtype
+// Each of the targets becomes the sum of the spans, added in their order, in the wide type. A target may be one of the spans.
+struct SumInto {
+  const Tensors &spans, &targets;  // dense, of one size and floating dtype
 };
-void launch(Cpu, const SumIntoAll& args);
+void launch(Cpu, const SumInto& args);
 
 }  // namespace ropewalk

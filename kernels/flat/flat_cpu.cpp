@@ -31,31 +31,45 @@ double sum_of_squares(int64_t n, const T* x) {
   return sum;
 }
 
+// Pointers into spans and targets, from where a thread's part of them begins.
+template <class T>
+struct Spans {
+  T *const *spans, *const *targets;
+  int64_t count, target_count;
+};
+
 // kWidth elements from number i on.
 template <int64_t kWidth, class T>
-[[gnu::always_inline]] inline void sum_stretch_into_all(int64_t i, T* const* spans, int64_t count) {
+[[gnu::always_inline]] inline void sum_stretch_into(int64_t i, Spans<T> all) {
   Wide<T> sums[kWidth];
 #pragma omp simd
-  for (int64_t l = 0; l < kWidth; ++l) sums[l] = spans[0][i + l];
-  for (int64_t s = 1; s < count; ++s) {
+  for (int64_t l = 0; l < kWidth; ++l) sums[l] = all.spans[0][i + l];
+  for (int64_t s = 1; s < all.count; ++s) {
 #pragma omp simd
-    for (int64_t l = 0; l < kWidth; ++l) sums[l] += static_cast<Wide<T>>(spans[s][i + l]);
+    for (int64_t l = 0; l < kWidth; ++l) sums[l] += static_cast<Wide<T>>(all.spans[s][i + l]);
   }
-  for (int64_t s = 0; s < count; ++s) {
+  for (int64_t t = 0; t < all.target_count; ++t) {
 #pragma omp simd
-    for (int64_t l = 0; l < kWidth; ++l) spans[s][i + l] = T(sums[l]);
+    for (int64_t l = 0; l < kWidth; ++l) all.targets[t][i + l] = T(sums[l]);
   }
 }
 
 template <class T>
-void sum_into_all(int64_t n, T* const* spans, int64_t count) {
+void sum_into(int64_t n, Spans<T> all) {
   constexpr int64_t kLine = 64 / sizeof(T), kAhead = 4096 / sizeof(T);
   int64_t i = 0;
   for (; i + kLine <= n; i += kLine) {
-    for (int64_t s = 0; s < count; ++s) prefetch_line(spans[s] + i + kAhead);
-    sum_stretch_into_all<kLine>(i, spans, count);
+    for (int64_t s = 0; s < all.count; ++s) prefetch_line(all.spans[s] + i + kAhead);
+    sum_stretch_into<kLine>(i, all);
   }
-  for (; i < n; ++i) sum_stretch_into_all<1>(i, spans, count);
+  for (; i < n; ++i) sum_stretch_into<1>(i, all);
+}
+
+template <class T>
+std::vector<T*> pointers(const Tensors& spans, int64_t begin) {
+  std::vector<T*> all;
+  for (const Tensor& span : spans) all.push_back(span.data<T>() + begin);
+  return all;
 }
 
 }  // namespace
@@ -72,18 +86,16 @@ void launch(Cpu, const SumOfSquares& args) {
   args.sum = std::accumulate(partials.begin(), partials.end(), 0.0);
 }
 
-void launch(Cpu, const SumIntoAll& args) {
+void launch(Cpu, const SumInto& args) {
   const Tensor& first = args.spans.front();
-  for (const Tensor& span : args.spans)
-    expect(span.contiguous() && span.shape() == first.shape() && span.dtype() == first.dtype(),
-           "sum_into_all: spans: expected dense {} {} each, given {} {}", first.dtype(), first.shape(), span.dtype(), span.shape());
+  for (const Tensors* tensors : {&args.spans, &args.targets})
+    for (const Tensor& span : *tensors)
+      expect(span.contiguous() && span.shape() == first.shape() && span.dtype() == first.dtype(),
+             "sum_into: expected dense {} {} each, given {} {}", first.dtype(), first.shape(), span.dtype(), span.shape());
   dispatch_float(first.dtype(), [&]<class T>(std::type_identity<T>) {
-    std::vector<T*> spans;
-    for (const Tensor& span : args.spans) spans.push_back(span.data<T>());
     parallel_ranges(first.numel(), kBlock, [&](int64_t begin, int64_t end) {
-      std::vector<T*> here;
-      for (T* span : spans) here.push_back(span + begin);
-      vectorized<sum_into_all<T>>(end - begin, here.data(), std::ssize(here));
+      const std::vector<T*> spans = pointers<T>(args.spans, begin), targets = pointers<T>(args.targets, begin);
+      vectorized<sum_into<T>>(end - begin, Spans<T>{spans.data(), targets.data(), std::ssize(spans), std::ssize(targets)});
     });
   });
 }

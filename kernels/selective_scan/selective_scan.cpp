@@ -58,13 +58,19 @@ double operand_bytes(const SelectiveScanOperands& in) {
   return static_cast<double>(in.x.bytes() + in.dt.bytes() + in.b.bytes() + in.c.bytes() + (in.z ? in.z.bytes() : 0));
 }
 
+// Of the runs alone, which need not be all tokens.
+Effort effort_without_outputs(const SelectiveScanOperands& in) {
+  double tokens = 0;
+  for (const Run& run : in.runs) tokens += static_cast<double>(run.length);
+  const double all = static_cast<double>(in.x.dim(0) * in.x.dim(1));
+  return {.flops = 4 * tokens * static_cast<double>(in.a_log.numel()), .bytes = operand_bytes(in) * tokens / all};
+}
+
 }  // namespace
 
-SelectiveScan selective_scan(const SelectiveScanInputs& in) {
-  check(in);
-  // The rule keeps parameters as leaves: their working copy may be another one by the time of backward.
-  const auto operands = [x = in.x.data(), dt = in.dt.data(), z = in.z.data(), b = in.b.data(), c = in.c.data(), a_log = in.a_log,
-                         dt_bias = in.dt_bias, d_skip = in.d_skip, h0 = in.h0.data(), runs = in.runs] {
+std::function<SelectiveScanOperands()> operands_of(const SelectiveScanInputs& in) {
+  return [x = in.x.data(), dt = in.dt.data(), z = in.z.data(), b = in.b.data(), c = in.c.data(), a_log = in.a_log, dt_bias = in.dt_bias,
+          d_skip = in.d_skip, h0 = in.h0.data(), runs = in.runs] {
     return SelectiveScanOperands{.x = x,
                                  .dt = dt,
                                  .z = z,
@@ -76,6 +82,11 @@ SelectiveScan selective_scan(const SelectiveScanInputs& in) {
                                  .h0 = h0,
                                  .runs = runs};
   };
+}
+
+SelectiveScan selective_scan(const SelectiveScanInputs& in) {
+  check(in);
+  const auto operands = operands_of(in);
   const Vars inputs = {in.x, in.dt, in.z, in.b, in.c, in.a_log, in.dt_bias, in.d_skip, in.h0};
   const bool taped = std::any_of(inputs.begin(), inputs.end(), [](const Var& input) { return input.tape(); });
   const SelectiveScanOperands now = operands();
@@ -116,5 +127,8 @@ Effort effort(const SelectiveScanBackward& args) {
   return {.flops = 18 * static_cast<double>(args.in.x.numel() * args.in.b.dim(-1)),
           .bytes = 2 * operand_bytes(args.in) + static_cast<double>(args.dy.bytes())};
 }
+
+Effort effort(const SelectiveScanSummary& args) { return effort_without_outputs(args.in); }
+Effort effort(const SelectiveScanAdjoint& args) { return effort_without_outputs(args.in); }
 
 }  // namespace ropewalk

@@ -40,6 +40,9 @@ struct SelectiveScanOperands {
   Runs runs;
 };
 
+// A function that gives them now or in backward: it keeps parameters as leaves, whose working copy may be another one by then.
+std::function<SelectiveScanOperands()> operands_of(const SelectiveScanInputs& in);
+
 // The shape of the states at chunk borders, in a layout of the launches' own.
 Shape selective_scan_borders(const SelectiveScanOperands& in);
 
@@ -64,8 +67,27 @@ struct SelectiveScanBackward {
 };
 void launch(Cpu, const SelectiveScanBackward& args);
 
+// What each run does to the state that enters it, h -> decay h + left, whatever that is: what a rank tells others before it knows what
+// enters its own runs. Reads neither h0 nor what concerns the outputs alone.
+struct SelectiveScanSummary {
+  const Tensor &decay, &left;  // [R, C, N] wide
+  const SelectiveScanOperands& in;
+};
+void launch(Cpu, const SelectiveScanSummary& args);
+
+// The gradient of the state before each run, where none comes back from behind the run. Reads dt, z, c and the parameters.
+struct SelectiveScanAdjoint {
+  const Tensor& d_entering;  // [R, C, N] wide
+  const Tensor& dy;          // rows
+  const SelectiveScanOperands& in;
+};
+void launch(Cpu, const SelectiveScanAdjoint& args);
+
 // Three multiply-adds a token and state forward (take in, decay, read); backward runs it again and has twice as many of its own.
 Effort effort(const SelectiveScanForward& args);
 Effort effort(const SelectiveScanBackward& args);
+// Two: take in and decay; read and decay.
+Effort effort(const SelectiveScanSummary& args);
+Effort effort(const SelectiveScanAdjoint& args);
 
 }  // namespace ropewalk

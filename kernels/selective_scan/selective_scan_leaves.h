@@ -110,6 +110,52 @@ void scan_tile(int64_t tokens, int64_t states, const W* step, const W* input, co
   }
 }
 
+// The scan without its outputs: `state` becomes the state behind the tokens. elapsed += the steps.
+template <class W>
+void absorb_tile(int64_t tokens, int64_t states, const W* step, const W* input, const W* b, const W* rate, W* state, W* elapsed) {
+  for (int64_t t = 0; t < tokens; ++t) {
+    const W *step_t = step + t * kLanes, *input_t = input + t * kLanes;
+#pragma omp simd
+    for (int s = 0; s < kLanes; ++s) elapsed[s] += step_t[s];
+    for (int64_t n = 0; n < states; ++n) {
+      const W *rate_n = rate + n * kLanes, b_n = b[t * states + n];
+      W* h = state + n * kLanes;
+#pragma omp simd
+      for (int s = 0; s < kLanes; ++s) h[s] = exp2_of_negative(step_t[s] * rate_n[s]) * h[s] + input_t[s] * b_n;
+    }
+  }
+}
+
+// decay[n, s] = 2^(elapsed rate): of all steps together
+template <class W>
+void decay_of_tile(int64_t states, const W* elapsed, const W* rate, W* decay) {
+  for (int64_t n = 0; n < states; ++n)
+#pragma omp simd
+    for (int s = 0; s < kLanes; ++s) decay[n * kLanes + s] = exp2_of_negative(elapsed[s] * rate[n * kLanes + s]);
+}
+
+// step = softplus(raw + bias)
+template <class W>
+void step_of_tile(int64_t tokens, const W* bias, const W* raw, W* step) {
+  for (int64_t t = 0; t < tokens; ++t)
+#pragma omp simd
+    for (int s = 0; s < kLanes; ++s) step[t * kLanes + s] = softplus(raw[t * kLanes + s] + bias[s]);
+}
+
+// The transpose of scan_tile in its state: d_state, the gradient of the state behind the tokens, becomes that of the state before them.
+template <class W>
+void return_through_tile(int64_t tokens, int64_t states, const W* step, const W* dy, const W* c, const W* rate, W* d_state) {
+  for (int64_t t = tokens; t-- > 0;) {
+    const W *step_t = step + t * kLanes, *dy_t = dy + t * kLanes;
+    for (int64_t n = 0; n < states; ++n) {
+      const W *rate_n = rate + n * kLanes, c_n = c[t * states + n];
+      W* g = d_state + n * kLanes;
+#pragma omp simd
+      for (int s = 0; s < kLanes; ++s) g[s] = exp2_of_negative(step_t[s] * rate_n[s]) * (g[s] + dy_t[s] * c_n);
+    }
+  }
+}
+
 // y *= silu(z)
 template <class W>
 void gate_tile(int64_t tokens, const W* z, W* y) {

@@ -27,7 +27,20 @@ Tensor slices_by_rank(const Tensor& x, int dim, int64_t ranks) {
   return slices;
 }
 
+// Where so many rows of x for each rank begin, in elements.
+Cuts cuts_of_rows(const std::vector<int64_t>& rows, int64_t width) {
+  Cuts cuts = {0};
+  for (const int64_t count : rows) cuts.push_back(cuts.back() + count * width);
+  return cuts;
+}
+
 }  // namespace
+
+Cuts even_cuts(int64_t elements, int ranks) {
+  Cuts cuts;
+  for (int rank = 0; rank <= ranks; ++rank) cuts.push_back(elements * rank / ranks);
+  return cuts;
+}
 
 Tensor Group::allocate_shared(const Shape& shape, DType dtype) const {
   return size() == 1 ? Tensor::empty(shape, dtype) : transport_->allocate_shared(shape, dtype);
@@ -44,13 +57,35 @@ Work Group::all_reduce_in_place(const Tensor& x, const char* label) const {
   return size() == 1 ? Work() : transport_->all_reduce(x, x, label);
 }
 
+Work Group::reduce_scatter_in_place(const Tensor& x, const Cuts& cuts, const char* label) const {
+  expect(x.contiguous(), "{}: a sum in place takes a dense tensor, given a view {}", label, x.shape());
+  if (size() == 1) return {};
+  return transport_->reduce_scatter(x, x.reshape({x.numel()}).narrow(0, cuts[rank()], cuts[rank() + 1] - cuts[rank()]), cuts, label);
+}
+
+Work Group::all_gather_in_place(const Tensor& x, const Cuts& cuts, const char* label) const {
+  expect(x.contiguous(), "{}: to gather in place takes a dense tensor, given a view {}", label, x.shape());
+  if (size() == 1) return {};
+  return transport_->all_gather(x.reshape({x.numel()}).narrow(0, cuts[rank()], cuts[rank() + 1] - cuts[rank()]), x, cuts, label);
+}
+
+Tensor Group::all_to_all(const Tensor& x, const std::vector<int64_t>& sent, const std::vector<int64_t>& received, const char* label) const {
+  if (size() == 1) return x;
+  const int64_t width = x.shape().with(0, 1).numel();
+  const Cuts to = cuts_of_rows(sent, width), from = cuts_of_rows(received, width);
+  expect(to.back() == x.numel(), "{}: expected {} elements in all, given {}", label, to.back(), x.shape());
+  const Tensor rows = Tensor::empty(x.shape().with(0, width == 0 ? 0 : from.back() / width), x.dtype(), x.device());
+  return pending(rows, transport_->all_to_all(x.packed(), to, rows, from, label));
+}
+
 Tensor Group::all_gather(const Tensor& x, int dim, const char* label) const {
   if (size() == 1) return x;
   dim = checked_dim(x, dim, label);
   const Tensor whole = Tensor::empty(x.shape().with(dim, size() * x.dim(dim)), x.dtype(), x.device());
-  if (x.shape().first(dim).numel() == 1) return pending(whole, transport_->all_gather(x.packed(), whole, label));
+  if (x.shape().first(dim).numel() == 1)
+    return pending(whole, transport_->all_gather(x.packed(), whole, even_cuts(whole.numel(), size()), label));
   const Tensor pieces = Tensor::empty({size(), x.numel()}, x.dtype(), x.device());
-  const Work gathered = transport_->all_gather(x.packed(), pieces, label);
+  const Work gathered = transport_->all_gather(x.packed(), pieces, even_cuts(pieces.numel(), size()), label);
   whole.pend([work = gathered, pieces, dim, shape = x.shape()](const Tensor& to) mutable {
     work.wait();
     for (int64_t rank = 0; rank < pieces.dim(0); ++rank)
@@ -65,7 +100,7 @@ Tensor Group::reduce_scatter(const Tensor& x, int dim, const char* label) const 
   expect(x.dim(dim) % size() == 0, "{}: dim {} of {} is no multiple of the {} ranks", label, dim, x.shape(), size());
   const Tensor slice = Tensor::empty(x.shape().with(dim, x.dim(dim) / size()), x.dtype(), x.device());
   const Tensor slices = slices_by_rank(x, dim, size());
-  return pending(slice, transport_->reduce_scatter(slices, slice, label));
+  return pending(slice, transport_->reduce_scatter(slices, slice, even_cuts(slices.numel(), size()), label));
 }
 
 void Group::send(const Tensor& x, int to, const char* label) const {

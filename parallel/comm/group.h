@@ -34,6 +34,10 @@ class Work {
   std::function<void()> wait_;
 };
 
+// Where the ranks' pieces of a buffer begin, in elements, and its end: piece r is [cuts[r], cuts[r + 1]).
+using Cuts = std::vector<int64_t>;
+Cuts even_cuts(int64_t elements, int ranks);
+
 // What a transport does for one group (parallel/comm/mpi: host memory). Tensors are dense here; Group packs and unpacks.
 class Transport {
  public:
@@ -43,9 +47,11 @@ class Transport {
   // Dense memory, the same on every rank, over which sums in place are cheapest. Blocking.
   virtual Tensor allocate_shared(const Shape& shape, DType dtype) = 0;
   // Each starts the operation and returns what waits for it. Inputs and outputs stay alive with the returned Work.
-  virtual Work all_reduce(const Tensor& in, const Tensor& out, const char* label) = 0;      // sum; in may be out
-  virtual Work all_gather(const Tensor& in, const Tensor& out, const char* label) = 0;      // out: size() pieces, by rank
-  virtual Work reduce_scatter(const Tensor& in, const Tensor& out, const char* label) = 0;  // in: size() pieces, by rank
+  virtual Work all_reduce(const Tensor& in, const Tensor& out, const char* label) = 0;  // sum; in may be out
+  // `cuts` are those of the whole, of which the other tensor is this rank's piece, and may lie in it.
+  virtual Work all_gather(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) = 0;
+  virtual Work reduce_scatter(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) = 0;
+  virtual Work all_to_all(const Tensor& in, const Cuts& sent, const Tensor& out, const Cuts& received, const char* label) = 0;
   virtual Work send(const Tensor& in, int to, const char* label) = 0;
   virtual Work receive(const Tensor& out, int from, const char* label) = 0;
   virtual std::string broadcast(const std::string& text, int root) = 0;  // blocking
@@ -66,8 +72,14 @@ class Group {
   // A dense tensor of one shape on each rank. Where the ranks share a host it lies in memory that all of them see, and a sum in place over
   // it, or over the same part of it everywhere, runs at the memory's speed. Collective.
   Tensor allocate_shared(const Shape& shape, DType dtype) const;
-  Tensor all_reduce(const Tensor& x, const char* label) const;               // the sum over the ranks
-  Work all_reduce_in_place(const Tensor& x, const char* label) const;        // x dense
+  Tensor all_reduce(const Tensor& x, const char* label) const;         // the sum over the ranks
+  Work all_reduce_in_place(const Tensor& x, const char* label) const;  // x dense
+  // x whole on each rank and dense; `cuts` the same on all. The first leaves the sum in this rank's piece alone (the others are undefined),
+  // the second takes every other rank's piece from it.
+  Work reduce_scatter_in_place(const Tensor& x, const Cuts& cuts, const char* label) const;
+  Work all_gather_in_place(const Tensor& x, const Cuts& cuts, const char* label) const;
+  // Rows of x [n, ..], sent[r] of them to each rank r in turn; what the others send, received[r] from each, by rank.
+  Tensor all_to_all(const Tensor& x, const std::vector<int64_t>& sent, const std::vector<int64_t>& received, const char* label) const;
   Tensor all_gather(const Tensor& x, int dim, const char* label) const;      // the ranks' x side by side along dim, by rank
   Tensor reduce_scatter(const Tensor& x, int dim, const char* label) const;  // this rank's slice along dim of the sum
   // Point to point. The send completes on its own; the group holds the tensor until then.

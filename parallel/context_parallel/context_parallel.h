@@ -8,6 +8,7 @@
 
 #include <optional>
 
+#include "kernels/selective_scan/selective_scan.h"
 #include "kernels/ssd/ssd.h"
 #include "parallel/context.h"
 
@@ -23,11 +24,10 @@ Var enter_halo(const Var& x_BSC, int64_t width, const Context& ctx, int slot);
 // The returned tensor is pending: what does not need it can be computed meanwhile. Backward folds from the end.
 Var enter_state(const SsdStates& states, const std::vector<int64_t>& first_chunk, const Context& ctx, int slot);
 
-// The states [E, C, N] that enter the runs of a scan that goes token by token, as Mamba-1's does: the cache's when decoding, none (zeros)
-// where every run opens a document. keep_state leaves those after the runs [R, C, N] to the cache. Pieces of a row cannot be carried on
-// yet.
-Var take_state(const Context& ctx, int slot);
-void keep_state(const Tensor& leaving, const Context& ctx, int slot);
+// Mamba-1's scan from the states that enter its runs: in.h0 is set here. Its decays differ for every channel and state, and its states are
+// never in memory, so ranks tell each other what a first pass over the runs that cross a cut finds; backward passes back over those
+// likewise.
+SelectiveScan enter_scan(SelectiveScanInputs in, const Context& ctx, int slot);
 
 struct KeyValues {
   Var k, v;     // [B', T, K, P]: own, gathered over ranks, or behind the cached ones

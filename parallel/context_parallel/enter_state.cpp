@@ -1,28 +1,9 @@
 #include "kernels/affine_scan/affine_scan.h"
 #include "parallel/context_parallel/context_parallel.h"
-#include "parallel/context_parallel/deal.h"
+#include "parallel/context_parallel/piece_fold.h"
 
 namespace ropewalk {
 namespace {
-
-// A piece of this rank's, by its runs.
-struct Piece {
-  int64_t first = -1, last = -1;
-  bool enters = false;  // the first run continues a document
-};
-
-std::vector<Piece> pieces_of(const Runs& runs, const Deal& deal) {
-  std::vector<Piece> pieces(deal.entering());
-  for (int64_t r = 0; r < static_cast<int64_t>(runs.size()); ++r) {
-    Piece& piece = pieces[runs[r].row * deal.pieces + runs[r].begin / deal.piece_length];
-    if (piece.first < 0) {
-      piece.first = r;
-      piece.enters = !runs[r].opens();
-    }
-    piece.last = r;
-  }
-  return pieces;
-}
 
 // What a scan over this rank's chunks shares between forward, completion and backward. Does not hold what only forward needs.
 struct StateHandOver {
@@ -90,24 +71,7 @@ Tensor start_of_runs(const Tensor& entering, const StateHandOver& h) {
   return start;
 }
 
-// Values of all pieces, gathered by rank, in the order of the rows' tokens.
-Tensor in_order(const Tensor& by_rank, const Deal& deal) {
-  const Tensor ordered = empty_like(by_rank);
-  for (int64_t rank = 0; rank < deal.ranks; ++rank)
-    for (int64_t e = 0; e < deal.entering(); ++e)
-      ordered.select(0, deal.place(rank, e)).copy_from(by_rank.select(0, rank * deal.entering() + e));
-  return ordered;
-}
-
-// A fold over the pieces of each row: to affine_scan a piece is a chunk and a row a run.
-std::vector<int64_t> first_piece_of_rows(const Deal& deal) {
-  std::vector<int64_t> first;
-  for (int64_t row = 0; row <= deal.rows; ++row) first.push_back(row * deal.pieces_a_row());
-  return first;
-}
-
-// A piece turns the state that enters it into decay * state + left; a document that opens in it makes decay zero. [all pieces, ..], by
-// rank.
+// Of all pieces, by rank.
 struct Summaries {
   Tensor decay, left;
 };
@@ -118,7 +82,7 @@ Summaries gather_summaries(const Tensor& scratch, const Tensor& local, const Sta
   for (int64_t e = 0; e < h.deal.entering(); ++e) {
     const Piece& piece = h.pieces[e];
     own.left.select(0, e).copy_from(leaving.select(0, piece.last));
-    if (piece.enters && piece.first == piece.last) own.decay.select(0, e).copy_from(total_decay.select(0, piece.first));
+    if (piece.passes_through()) own.decay.select(0, e).copy_from(total_decay.select(0, piece.first));
   }
   return {h.group.all_gather(own.decay, 0, "enter_state.decay"), h.group.all_gather(own.left, 0, "enter_state")};
 }
@@ -126,39 +90,18 @@ Summaries gather_summaries(const Tensor& scratch, const Tensor& local, const Sta
 // The states that enter this rank's pieces; pending.
 Tensor fold_summaries(const Summaries& all, const StateHandOver& h) {
   const Tensor entering = h.make(h.of_pieces);
-  entering.pend([all, deal = h.deal](const Tensor& mine) {
-    const Tensor decay = in_order(all.decay, deal), left = in_order(all.left, deal), before = empty_like(left);
-    const Tensor after_rows = Tensor::empty(left.shape().with(0, deal.rows), left.dtype(), left.device());
-    launch(left.device(), AffineScanForward{.entering = before,
-                                            .leaving = after_rows,
-                                            .total_decay = {},
-                                            .start = {},
-                                            .decay = decay,
-                                            .local = left,
-                                            .first_chunk = first_piece_of_rows(deal)});
-    for (int64_t e = 0; e < deal.entering(); ++e) mine.select(0, e).copy_from(before.select(0, deal.place(deal.rank, e)));
-  });
+  entering.pend([all, deal = h.deal](const Tensor& mine) { mine.copy_from(fold_pieces(all.decay, all.left, deal)); });
   return entering;
 }
 
-// The transpose of the fold: from the gradients of the states before each run to those of the states after each run.
+// From the gradients of the states before each run to those of the states after each run.
 Tensor fold_gradients(const Tensor& d_start, const Tensor& all_decay, const StateHandOver& h) {
   const Tensor d_entering = h.zeros(h.of_pieces);
   for (int64_t e = 0; e < h.deal.entering(); ++e)
     if (h.pieces[e].enters) d_entering.select(0, e).copy_from(d_start.select(0, h.pieces[e].first));
-  const Tensor d_before = in_order(h.group.all_gather(d_entering, 0, "enter_state.backward"), h.deal), d_after = empty_like(d_before);
-  const Tensor decay = in_order(all_decay, h.deal), d_decay = empty_like(decay), d_rows = h.make(h.of_runs.with(0, h.deal.rows));
-  launch(decay.device(), AffineScanBackward{.d_decay = d_decay,
-                                            .d_local = d_after,
-                                            .d_start = d_rows,
-                                            .d_entering = d_before,
-                                            .d_leaving = {},
-                                            .decay = decay,
-                                            .entering = d_before,  // any values: they go into d_decay alone, which nobody reads
-                                            .first_chunk = first_piece_of_rows(h.deal)});
+  const Tensor d_after = fold_pieces_back(all_decay, h.group.all_gather(d_entering, 0, "enter_state.backward"), h.deal);
   const Tensor d_leaving = h.zeros(h.of_runs);
-  for (int64_t e = 0; e < h.deal.entering(); ++e)
-    d_leaving.select(0, h.pieces[e].last).copy_from(d_after.select(0, h.deal.place(h.deal.rank, e)));
+  for (int64_t e = 0; e < h.deal.entering(); ++e) d_leaving.select(0, h.pieces[e].last).copy_from(d_after.select(0, e));
   return d_leaving;
 }
 

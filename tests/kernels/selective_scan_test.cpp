@@ -195,6 +195,55 @@ TEST(SelectiveScan, ContinuesWhereAnotherCallLeft) {
   EXPECT_TENSOR_NEAR(state, expected.leaving.data(), 1e-13);
 }
 
+// The operands of a case for the launches.
+SelectiveScanOperands operands(const Case& k, const Vars& x) {
+  return operands_of({.x = x[0],
+                      .dt = x[1],
+                      .z = k.gate ? x[7] : Var(),
+                      .b = x[2],
+                      .c = x[3],
+                      .a_log = x[4],
+                      .dt_bias = x[5],
+                      .d_skip = x[6],
+                      .h0 = {},
+                      .runs = k.runs})();
+}
+
+// A case whose runs all continue from states of their own.
+Case entered(Case k) {
+  k.entering = std::ssize(k.runs);
+  for (int64_t r = 0; r < k.entering; ++r) k.runs[r].enters = r;
+  return k;
+}
+
+TEST(SelectiveScanSummary, IsWhatRunsDoToAnyState) {
+  for (const Case& k : all_cases()) {
+    SCOPED_TRACE(k.name);
+    const Case with_states = entered(k);
+    const Vars in = constants(arguments(with_states));
+    const Tensor h0 = in.back().data(), decay = empty_like(h0), left = empty_like(h0);
+    launch(Cpu{}, SelectiveScanSummary{.decay = decay, .left = left, .in = operands(k, in)});
+    const auto h = h0.to_vector<double>(), d = decay.to_vector<double>(), l = left.to_vector<double>();
+    std::vector<double> leaving;
+    for (size_t i = 0; i < h.size(); ++i) leaving.push_back(d[i] * h[i] + l[i]);
+    EXPECT_TENSOR_NEAR(scan(with_states, in).leaving.data(), Tensor::from(h0.shape(), leaving), 1e-12);
+  }
+}
+
+TEST(SelectiveScanAdjoint, IsTheGradientOfTheStatesThatEnter) {
+  for (const Case& k : all_cases()) {
+    SCOPED_TRACE(k.name);
+    const Case with_states = entered(k);
+    Vars in = constants(arguments(with_states));
+    Tape tape;
+    in.back() = tape.input(in.back().data());
+    const Tensor dy = random_tensor(in[0].shape(), 9), given = empty_like(in.back().data());
+    const Tensor expected = tape.backward({scan(with_states, in).y}, {dy})[0];
+    launch(Cpu{}, SelectiveScanAdjoint{.d_entering = given, .dy = dy, .in = operands(k, in)});
+    EXPECT_TENSOR_NEAR(given, expected, 1e-12);
+  }
+}
+
 TEST(SelectiveScan, GivesTheSameBitsForAnyNumberOfThreads) {
   const auto in = rounded(arguments(kLarge), DType::kFloat32);
   testing::expect_same_bits_on_one_and_two_threads([&] { return testing::trace(in, both_outputs(kLarge)).all(); });

@@ -29,6 +29,24 @@ TEST(LocalRange, ReplicatesBlocksWhenThereAreMoreRanks) {
   EXPECT_EQ(replicas(Split{0, 4}, 4), 1);
 }
 
+// Of one of `of` parameters of two blocks each.
+Ranges ranges_of_one(int64_t extent, int64_t at, int64_t of, int ranks) {
+  Ranges all;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const Range range = local_range(extent, Split{0, 2, at, of}, rank, ranks);
+    all.emplace_back(range.begin, range.length);
+  }
+  return all;
+}
+
+TEST(LocalRange, CutsParametersAsIfTheyStoodSideBySide) {
+  EXPECT_EQ(ranges_of_one(6, 1, 2, 2), (Ranges{{0, 0}, {0, 6}}));
+  EXPECT_EQ(ranges_of_one(6, 1, 4, 2), (Ranges{{0, 6}, {6, 0}}));
+  EXPECT_EQ(ranges_of_one(6, 1, 2, 4), (Ranges{{0, 0}, {0, 0}, {0, 3}, {3, 3}}));
+  EXPECT_EQ(ranges_of_one(6, 0, 2, 8), (Ranges{{0, 3}, {0, 3}, {3, 3}, {3, 3}, {6, 0}, {6, 0}, {6, 0}, {6, 0}}));
+  EXPECT_EQ(replicas(Split{0, 2, 0, 2}, 8), 2);
+}
+
 TEST(Declarations, CountUsesByStageAndShareOneLeaf) {
   Declarations declarations(false);
   const ParameterSpec spec{.name = "w", .shape = {2, 3}, .split = {}};

@@ -120,12 +120,12 @@ ModelOptions options_b() {
   return model;
 }
 
-// Mamba-1 with and without norms, with two heads, beside attention, and shared by layers that read the embedding too.
+// Mamba-1 with and without norms, with two heads (four ranks hold half a head each), beside attention, and shared by layers that read the embedding too.
 ModelOptions selective_scans() {
   ModelOptions model = tiny({{"S", Mamba1Options{.state = 3, .expand = 2, .conv = 4, .dt_rank = 2, .dtbc_norm = true}},
                              {"Z", Mamba1Options{.state = 2, .expand = 1, .conv = 3, .dt_rank = 1, .heads = 2}},
-                             {"A", AttentionBlockOptions{.heads = 2, .kv_heads = 1, .head_dim = 4, .rope = RopeOptions{}, .window = {}}},
-                             {"F", MlpOptions{.hidden = 5}},
+                             {"A", AttentionBlockOptions{.heads = 4, .kv_heads = 1, .head_dim = 4, .rope = RopeOptions{}, .window = {}}},
+                             {"F", MlpOptions{.hidden = 8}},
                              {"H", ParallelOptions{.branches = {"A", "Z"}, .combine = Combine::kSum}}},
                             {{"S"}, {"A", "F"}, {"Z"}, {"H"}, {"S"}, {"Z"}});
   model.shared = {{.name = "block", .at = {2, 5}, .concat_embedding = true}};
@@ -140,7 +140,7 @@ const std::vector<TinyModel>& tiny_models() {
       {.name = "Experts", .model = experts()},
       {.name = "OptionsA", .model = options_a()},
       {.name = "OptionsB", .model = options_b()},
-      {.name = "SelectiveScans", .model = selective_scans(), .cut = false},
+      {.name = "SelectiveScans", .model = selective_scans()},
   };
   return models;
 }

@@ -13,9 +13,6 @@ namespace ropewalk::testing {
 struct TinyModel {
   std::string name;  // as it stands in the names of tests
   ModelOptions model;
-  bool cut = true;  // over tensor and context ranks too; not yet for every layer
-
-  bool fits(int tensor_ranks, int context_ranks) const { return cut || (tensor_ranks == 1 && context_ranks == 1); }
 };
 
 // The first holds what the layers' interfaces carry: Mamba-2, attention with grouped queries and a window, MLP, a parallel pair, a shared

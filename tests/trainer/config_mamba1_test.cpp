@@ -40,18 +40,19 @@ TEST(Mamba1Block, RefusesWhatDoesNotFit) {
             "heads or dtbc_norm");
 }
 
-TEST(Mamba1Block, IsNotCutYet) {
-  const auto message = [](const std::string& parallel) {
-    const Config config = parse(with_mamba1(""), {"parallel={" + parallel + "}", "model.layout.pattern=HF"});
-    return mistake([&] { resolve_mesh(config, 4); });
+TEST(Mamba1Block, IsCutByChannels) {
+  const auto message = [](const std::string& keys, int tensor) {
+    const Config config = parse(with_mamba1(keys), {fmt::format("parallel.tensor={}", tensor), "model.layout.pattern=M"});
+    return mistake([&] { resolve_mesh(config, tensor); });
   };
-  EXPECT_EQ(message("tensor: 2"),
-            "command line: parallel.tensor: model.blocks.M (mamba1) cannot be cut over tensor ranks yet, given 2; use 1");
-  EXPECT_EQ(message("context: 2"),
-            "command line: parallel.context: model.blocks.M (mamba1) cannot be cut over context ranks yet, given 2; use 1");
-  EXPECT_EQ(message("context_runs: 2"),
-            "command line: parallel.context_runs: model.blocks.M (mamba1) cannot be cut over runs of a rank yet, given 2; use 1");
-  EXPECT_EQ(message("pipeline: 2"), "no mistake");
+  EXPECT_EQ(message("", 8), "no mistake");
+  EXPECT_EQ(message(", heads: 2", 4), "no mistake");
+  EXPECT_EQ(message(", heads: 4", 2), "no mistake");
+  EXPECT_EQ(message("", 3),
+            "command line: parallel.tensor: expected a divisor of model.blocks.M.expand x model.d_model (128, by default), given 3; try 1");
+  EXPECT_EQ(
+      message(", expand: 3, heads: 3", 2),
+      "command line: parallel.tensor: expected a divisor or a multiple of model.blocks.M.heads (3, configs/x.yaml:4), given 2; try 1");
 }
 
 }  // namespace

@@ -23,7 +23,6 @@ class MeshResolver {
   MeshResolver(const Config& config, int ranks) : config_(config), options_(config.options), mesh_(options_.parallel), ranks_(ranks) {}
 
   Degrees resolve() const {
-    refuse_where_uncut();
     expect_fit("parallel.context_runs", mesh_.context_runs, context_run_cuts());
     expect_fit("parallel.context", mesh_.context, context_cuts());
     expect_fit("parallel.tensor", mesh_.tensor, tensor_cuts());
@@ -65,20 +64,6 @@ class MeshResolver {
     return {{name, "data.seq_len", options_.data.seq_len / mesh_.context_runs}};
   }
 
-  void refuse_where_uncut() const {
-    for (const std::string& name : blocks_in_use()) {
-      const auto refuse = [&](const char* key, int64_t degree, const char* kind, const char* what) {
-        if (degree > 1)
-          throw config_.error(key, "model.blocks.{} ({}) cannot be cut over {} yet, given {}; use 1", name, kind, what, degree);
-      };
-      const BlockOptions& block = options_.model.blocks.at(name);
-      if (!std::holds_alternative<Mamba1Options>(block)) continue;
-      refuse("parallel.tensor", mesh_.tensor, "mamba1", "tensor ranks");
-      refuse("parallel.context", mesh_.context, "mamba1", "context ranks");
-      refuse("parallel.context_runs", mesh_.context_runs, "mamba1", "runs of a rank");
-    }
-  }
-
   std::vector<Cut> tensor_cuts() const {
     std::vector<Cut> cuts;
     for (const std::string& name : blocks_in_use()) add_cuts("model.blocks." + name, options_.model.blocks.at(name), cuts);
@@ -98,11 +83,15 @@ class MeshResolver {
     return names;
   }
 
-  static void add_cuts(const std::string& block, const BlockOptions& options, std::vector<Cut>& cuts) {
+  void add_cuts(const std::string& block, const BlockOptions& options, std::vector<Cut>& cuts) const {
     const auto add = [&](const char* key, int64_t size, bool replicates = false) {
       cuts.push_back({block + key, block + key, size, replicates});
     };
-    if (const auto* mamba = std::get_if<Mamba2Options>(&options)) {
+    if (const auto* mamba1 = std::get_if<Mamba1Options>(&options)) {
+      const int64_t inner = mamba1->expand * options_.model.d_model;
+      cuts.push_back({fmt::format("{0}.expand x model.d_model", block), block + ".expand", inner});
+      add(".heads", mamba1->heads, true);
+    } else if (const auto* mamba = std::get_if<Mamba2Options>(&options)) {
       add(".heads", mamba->heads);
       add(".groups", mamba->groups, true);
     } else if (const auto* attention = std::get_if<AttentionBlockOptions>(&options)) {

@@ -5,9 +5,10 @@
 #include <cstring>
 #include <exception>
 
+#include "kernels/flat/flat.h"
 #include "parallel/comm/mpi/exchange.h"
 #include "parallel/comm/mpi/lookout.h"
-#include "parallel/comm/mpi/shared_sum.h"
+#include "parallel/comm/mpi/shared_memory.h"
 
 namespace ropewalk {
 namespace {
@@ -61,31 +62,34 @@ class MpiTransport : public Transport {
 
   Tensor allocate_shared(const Shape& shape, DType dtype) override;
   Work all_reduce(const Tensor& in, const Tensor& out, const char* label) override;
-  Work all_gather(const Tensor& in, const Tensor& out, const char* label) override;
-  Work reduce_scatter(const Tensor& in, const Tensor& out, const char* label) override;
+  Work all_gather(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) override;
+  Work reduce_scatter(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) override;
+  Work all_to_all(const Tensor& in, const Cuts& sent, const Tensor& out, const Cuts& received, const char* label) override;
   Work send(const Tensor& in, int to, const char* label) override;
   Work receive(const Tensor& out, int from, const char* label) override;
   std::string broadcast(const std::string& text, int root) override;
   std::shared_ptr<Transport> split(int color) override;
 
  private:
-  // A buffer cut among the ranks as evenly as whole elements allow.
-  struct Cut {
+  // A buffer and where it is cut among the ranks.
+  struct Pieces {
     char* data;
-    int64_t elements, element_bytes, ranks;
-    int64_t begin(int64_t rank) const { return elements * rank / ranks; }
-    int64_t length(int64_t rank) const { return begin(rank + 1) - begin(rank); }
-    char* piece(int64_t rank) const { return data + begin(rank) * element_bytes; }
-    int64_t bytes(int64_t rank) const { return length(rank) * element_bytes; }
+    int64_t element_bytes;
+    Cuts cuts;
+    int64_t length(int rank) const { return cuts[rank + 1] - cuts[rank]; }
+    char* piece(int rank) const { return data + cuts[rank] * element_bytes; }
+    int64_t bytes(int rank) const { return length(rank) * element_bytes; }
   };
-  Cut cut(const Tensor& x) const {
-    return {static_cast<char*>(x.raw()), x.numel(), static_cast<int64_t>(size_of(x.dtype())), group_->size};
+  static Pieces pieces(const Tensor& x, const Cuts& cuts) {
+    return {static_cast<char*>(x.raw()), static_cast<int64_t>(size_of(x.dtype())), cuts};
   }
 
   std::shared_ptr<Exchange> collective(const char* name, const Tensor& x, const char* label);
   std::shared_ptr<Exchange> point_to_point(const char* name, const Tensor& x, const char* label);
   Work start(const std::shared_ptr<Operation>& operation);
-  Tensor exchange(Exchange& operation, const Tensor& in) const;
+  Tensor exchange(Exchange& operation, const Tensor& in, const Cuts& cuts) const;
+  Work start_shared(const char* name, const std::shared_ptr<SharedTensors>& shared, const Tensor& x, int64_t sent, const char* label,
+                    SharedOperation::Part part);
   void broadcast_in_place(const Tensor& x, int root);
   std::shared_ptr<SharedTensors> shared_memory_of(const Tensor& x) const;
 
@@ -131,29 +135,54 @@ Work MpiTransport::start(const std::shared_ptr<Operation>& operation) {
 }
 
 // Gives every rank its piece of `in` and takes theirs of this rank's piece: [ranks, piece].
-Tensor MpiTransport::exchange(Exchange& operation, const Tensor& in) const {
-  const Cut pieces = cut(in);
-  const int64_t bytes = pieces.bytes(group_->rank);
-  const Tensor addends = Tensor::empty({group_->size, pieces.length(group_->rank)}, in.dtype());
+Tensor MpiTransport::exchange(Exchange& operation, const Tensor& in, const Cuts& cuts) const {
+  const Pieces from = pieces(in, cuts);
+  const int64_t bytes = from.bytes(rank());
+  const Tensor addends = Tensor::empty({size(), from.length(rank())}, in.dtype());
   char* const rows = static_cast<char*>(addends.raw());
   group_->for_each_peer([&](int peer) {
     operation.receive(rows + peer * bytes, bytes, peer);
-    operation.send(pieces.piece(peer), pieces.bytes(peer), peer);
+    operation.send(from.piece(peer), from.bytes(peer), peer);
   });
-  std::memcpy(rows + group_->rank * bytes, pieces.piece(group_->rank), static_cast<size_t>(bytes));
+  std::memcpy(rows + rank() * bytes, from.piece(rank()), static_cast<size_t>(bytes));
   operation.keep(in);
   operation.keep(addends);
   return addends;
 }
 
+// `sent`: the bytes that the same operation would send by messages.
+Work MpiTransport::start_shared(const char* name, const std::shared_ptr<SharedTensors>& shared, const Tensor& x, int64_t sent,
+                                const char* label, SharedOperation::Part part) {
+  group_->bytes_sent += sent;
+  const Description what{name, label, ++collectives_, x.bytes(), x.dtype()};
+  return start(std::make_shared<SharedOperation>(group_, shared, x, what, std::move(part)));
+}
+
+namespace {
+
+Tensors narrowed(const Tensors& parts, int64_t begin, int64_t end) {
+  Tensors slices;
+  for (const Tensor& part : parts) slices.push_back(part.narrow(0, begin, end - begin));
+  return slices;
+}
+
+}  // namespace
+
 // Reduce-scatter, then all-gather: every element is added on one rank only, so all ranks get the same bits.
 Work MpiTransport::all_reduce(const Tensor& in, const Tensor& out, const char* label) {
-  if (const auto shared = shared_memory_of(in); shared && in.storage() == out.storage())
-    return start(std::make_shared<SharedSum>(group_, shared, in, Description{"all_reduce", label, ++collectives_, in.bytes(), in.dtype()}));
+  const Cuts cuts = even_cuts(in.numel(), size());
+  const int64_t begin = cuts[rank()], end = cuts[rank() + 1];
+  if (const auto shared = shared_memory_of(in); shared && in.storage() == out.storage()) {
+    const int64_t moved = in.numel() - (end - begin) + (size() - 1) * (end - begin);
+    return start_shared("all_reduce", shared, in, moved * size_of(in.dtype()), label, [begin, end](const Tensors& parts) {
+      const Tensors slices = narrowed(parts, begin, end);
+      launch(slices.front().device(), SumInto{.spans = slices, .targets = slices});
+    });
+  }
   const auto operation = collective("all_reduce", in, label);
   operation->keep(out);
-  const Tensor addends = exchange(*operation, in);
-  operation->then([&op = *operation, group = group_, addends, to = cut(out)] {
+  const Tensor addends = exchange(*operation, in, cuts);
+  operation->then([&op = *operation, group = group_, addends, to = pieces(out, cuts)] {
     const Tensor sum = sum_of(addends);
     op.keep(sum);
     std::memcpy(to.piece(group->rank), sum.raw(), static_cast<size_t>(sum.bytes()));
@@ -165,10 +194,18 @@ Work MpiTransport::all_reduce(const Tensor& in, const Tensor& out, const char* l
   return start(operation);
 }
 
-Work MpiTransport::reduce_scatter(const Tensor& in, const Tensor& out, const char* label) {
+Work MpiTransport::reduce_scatter(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) {
+  const int64_t begin = cuts[rank()], end = cuts[rank() + 1];
+  if (const auto shared = shared_memory_of(in); shared && in.storage() == out.storage()) {
+    const int64_t moved = in.numel() - (end - begin);
+    return start_shared("reduce_scatter", shared, in, moved * size_of(in.dtype()), label, [begin, end, own = rank()](const Tensors& parts) {
+      const Tensors slices = narrowed(parts, begin, end);
+      launch(slices.front().device(), SumInto{.spans = slices, .targets = {slices[own]}});
+    });
+  }
   const auto operation = collective("reduce_scatter", in, label);
   operation->keep(out);
-  const Tensor addends = exchange(*operation, in);
+  const Tensor addends = exchange(*operation, in, cuts);
   operation->then([addends, to = out.raw()] {
     const Tensor sum = sum_of(addends);
     std::memcpy(to, sum.raw(), static_cast<size_t>(sum.bytes()));
@@ -176,16 +213,35 @@ Work MpiTransport::reduce_scatter(const Tensor& in, const Tensor& out, const cha
   return start(operation);
 }
 
-Work MpiTransport::all_gather(const Tensor& in, const Tensor& out, const char* label) {
+Work MpiTransport::all_gather(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) {
+  if (const auto shared = shared_memory_of(out); shared && in.storage() == out.storage())
+    return start_shared("all_gather", shared, out, (size() - 1) * in.bytes(), label, [cuts, own = rank()](const Tensors& parts) {
+      for (int from = 0; from < std::ssize(parts); ++from)
+        if (from != own)
+          narrowed({parts[own]}, cuts[from], cuts[from + 1])[0].copy_from(narrowed({parts[from]}, cuts[from], cuts[from + 1])[0]);
+    });
   const auto operation = collective("all_gather", out, label);
   operation->keep(in);
   operation->keep(out);
-  const Cut pieces = cut(out);
+  const Pieces to = pieces(out, cuts);
   group_->for_each_peer([&](int peer) {
-    operation->receive(pieces.piece(peer), pieces.bytes(peer), peer);
+    operation->receive(to.piece(peer), to.bytes(peer), peer);
     operation->send(in.raw(), in.bytes(), peer);
   });
-  std::memcpy(pieces.piece(group_->rank), in.raw(), static_cast<size_t>(in.bytes()));
+  if (to.piece(rank()) != in.raw()) std::memcpy(to.piece(rank()), in.raw(), static_cast<size_t>(in.bytes()));
+  return start(operation);
+}
+
+Work MpiTransport::all_to_all(const Tensor& in, const Cuts& sent, const Tensor& out, const Cuts& received, const char* label) {
+  const auto operation = collective("all_to_all", in, label);
+  operation->keep(in);
+  operation->keep(out);
+  const Pieces from = pieces(in, sent), to = pieces(out, received);
+  group_->for_each_peer([&](int peer) {
+    operation->receive(to.piece(peer), to.bytes(peer), peer);
+    operation->send(from.piece(peer), from.bytes(peer), peer);
+  });
+  std::memcpy(to.piece(rank()), from.piece(rank()), static_cast<size_t>(from.bytes(rank())));
   return start(operation);
 }
 

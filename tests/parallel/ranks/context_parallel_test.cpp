@@ -171,6 +171,54 @@ TEST(EnterState, IsSilentWhereNothingCanEnter) {
   EXPECT_EQ(world().bytes_sent(), before);
 }
 
+// Mamba-1's scan over all tokens: 6 channels, 2 heads, a state of 3.
+struct ScanOfTokens {
+  static constexpr int64_t kChannels = 6, kHeads = 2, kState = 3;
+  Tensor x = of({kChannels}, 1), dt = of({kChannels}, 2), z = of({kChannels}, 3), b = of({kHeads, kState}, 4), c = of({kHeads, kState}, 5);
+  Tensor dy = of({kChannels}, 6);
+
+  static Tensor of(std::initializer_list<int64_t> shape, uint64_t seed) { return random_tensor(Shape{kRows, kTokens}.then(shape), seed); }
+
+  struct Result {
+    Tensor y;
+    Tensors gradients;   // of x, dt, z, b and c
+    Tensors parameters;  // of a_log, dt_bias and d_skip, from this rank's tokens
+  };
+  Result run(const Dealt& dealt) const {
+    Tape tape;
+    const auto mine = [&](const Tensor& whole) { return tape.input(dealt.tokens(whole)); };
+    const Vars parameters = {testing::parameter("a_log", random_tensor({kChannels, kState}, 7)),
+                             testing::parameter("dt_bias", random_tensor({kChannels}, 8)),
+                             testing::parameter("d_skip", random_tensor({kChannels}, 9))};
+    const SelectiveScan scan = enter_scan({.x = mine(x),
+                                           .dt = mine(dt),
+                                           .z = mine(z),
+                                           .b = mine(b),
+                                           .c = mine(c),
+                                           .a_log = parameters[0],
+                                           .dt_bias = parameters[1],
+                                           .d_skip = parameters[2],
+                                           .h0 = {},
+                                           .runs = dealt.layout().runs},
+                                          dealt.context(), 0);
+    Result result{scan.y.data(), tape.backward({scan.y}, {dealt.tokens(dy)}), {}};
+    for (const Var& parameter : parameters) result.parameters.push_back(dealt.cp.group.all_reduce(parameter.leaf()->grad, "test"));
+    return result;
+  }
+};
+
+TEST(EnterScan, IsTheScanOverWholeDocuments) {
+  const ScanOfTokens scan;
+  for_each_dealing([&](const Dealt& dealt) {
+    const ScanOfTokens::Result expected = scan.run(Dealt(Group(), 1, dealt.begins)), given = scan.run(dealt);
+    EXPECT_LT(relative_error(given.y, dealt.tokens(expected.y)), kTolerance);
+    for (size_t i = 0; i < expected.gradients.size(); ++i)
+      EXPECT_LT(relative_error(given.gradients[i], dealt.tokens(expected.gradients[i])), kTolerance) << "gradient " << i;
+    for (size_t i = 0; i < expected.parameters.size(); ++i)
+      EXPECT_LT(relative_error(given.parameters[i], expected.parameters[i]), kTolerance) << "of parameter " << i;
+  });
+}
+
 // The keys' values are the numbers of their tokens, [B, T, 1, 1].
 Tensor token_numbers() {
   const Tensor numbers = Tensor::empty({kRows, kTokens, 1, 1}, DType::kFloat64);

@@ -181,6 +181,48 @@ TEST(Group, CutsLongTransfersIntoSeveralMessages) {
   EXPECT_EQ(y.data<double>()[n - 1], 0.5 + partner);
 }
 
+// Uneven pieces, one of them empty.
+TEST(Group, SumsAndGathersPiecesInPlace) {
+  const Group& group = world();
+  const Shape shape{4099};
+  const Cuts cuts = {0, 1000, 1000, 4000, 4099};
+  const int64_t begin = cuts[group.rank()], length = cuts[group.rank() + 1] - begin;
+  for (const DType dtype : kDTypes)
+    for (const bool shared : {false, true}) {
+      const Tensor x = shared ? group.allocate_shared(shape, dtype) : Tensor::empty(shape, dtype);
+      for (int round = 0; round < 2; ++round) {
+        x.copy_from(input_of(group.rank(), shape, dtype));
+        group.reduce_scatter_in_place(x, cuts, "test").wait();
+        const Tensor sum = sum_in_rank_order(group, shape, dtype);
+        expect_same_bits(x.narrow(0, begin, length), sum.narrow(0, begin, length));
+        const Tensor own = x.narrow(0, begin, length).contiguous_copy();
+        x.fill(-1);
+        x.narrow(0, begin, length).copy_from(own);
+        group.all_gather_in_place(x, cuts, "test").wait();
+        expect_same_bits(x, sum);
+      }
+    }
+}
+
+// Rank r sends r + s rows to rank s, each [r, s].
+TEST(Group, AllToAllMovesUnevenNumbersOfRows) {
+  const Group& group = world();
+  const int64_t rank = group.rank();
+  std::vector<int64_t> counts;
+  std::vector<double> sent, expected;
+  for (int64_t peer = 0; peer < group.size(); ++peer) {
+    counts.push_back(rank + peer);
+    for (int64_t i = 0; i < rank + peer; ++i) {
+      sent.insert(sent.end(), {static_cast<double>(rank), static_cast<double>(peer)});
+      expected.insert(expected.end(), {static_cast<double>(peer), static_cast<double>(rank)});
+    }
+  }
+  const int64_t rows = std::ssize(sent) / 2;
+  const Tensor given = group.all_to_all(Tensor::from<double>({rows, 2}, sent), counts, counts, "test");
+  EXPECT_EQ(given.shape(), (Shape{rows, 2}));
+  EXPECT_EQ(given.to_vector<double>(), expected);
+}
+
 TEST(SharedTensor, SumsInPlaceInTheOrderOfRanks) {
   for (const DType dtype : kDTypes) {
     const Shape shape{3, 4099};  // no multiple of the ranks

@@ -92,15 +92,14 @@ void expect_equal(const Outcome& given, const Outcome& expected) {
   expect_equal(given.weights, expected.weights, "weight after three steps");
 }
 
-std::vector<Case> cases_of_one_rank(bool cut) {
-  std::vector<Case> cases = {
+std::vector<Case> cases_of_one_rank() {
+  return {
       {.name = "Recompute", .degrees = {}, .recompute = Recompute::kFull},
       {.name = "Deferred", .degrees = {}, .defer = true},
       {.name = "RecomputeDeferred", .degrees = {}, .recompute = Recompute::kFull, .defer = true},
       {.name = "TwoRowsAMicrobatch", .degrees = {}, .rows = 2},
+      {.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2},
   };
-  if (cut) cases.push_back({.name = "TwoPiecesOnOneRank", .degrees = {}, .pieces = 2});
-  return cases;
 }
 
 // Context with one and two runs a rank, tensor with and without sequence; each with and without recompute and deferred weight gradients.
@@ -122,9 +121,9 @@ void add_options_of(const std::string& name, const Degrees& degrees, std::vector
   }
 }
 
-// Every axis alone with 2 and 4 ranks, every pair with 2 x 2, as far as a model can be cut.
-std::vector<Case> cases_of(const testing::TinyModel& model) {
-  std::vector<Case> cases = cases_of_one_rank(model.cut);
+// Every axis alone with 2 and 4 ranks, every pair with 2 x 2.
+std::vector<Case> all_layouts() {
+  std::vector<Case> cases = cases_of_one_rank();
   const std::pair<const char*, Degrees> meshes[] = {
       {"Pipeline2", {.pipeline = 2}},
       {"Pipeline4", {.pipeline = 4}},
@@ -141,8 +140,7 @@ std::vector<Case> cases_of(const testing::TinyModel& model) {
       {"Data2Tensor2", {.data = 2, .tensor = 2}},
       {"Context2Tensor2", {.context = 2, .tensor = 2}},
   };
-  for (const auto& [name, degrees] : meshes)
-    if (model.fits(degrees.tensor, degrees.context)) add_options_of(name, degrees, cases);
+  for (const auto& [name, degrees] : meshes) add_options_of(name, degrees, cases);
   return cases;
 }
 
@@ -151,7 +149,7 @@ using ModelAndCase = std::pair<testing::TinyModel, Case>;
 std::vector<ModelAndCase> all_cases() {
   std::vector<ModelAndCase> all;
   for (const testing::TinyModel& model : testing::tiny_models())
-    for (const Case& layout : cases_of(model)) all.emplace_back(model, layout);
+    for (const Case& layout : all_layouts()) all.emplace_back(model, layout);
   return all;
 }
 

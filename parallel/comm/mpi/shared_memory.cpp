@@ -1,8 +1,7 @@
-#include "parallel/comm/mpi/shared_sum.h"
+#include "parallel/comm/mpi/shared_memory.h"
 
 #include <algorithm>
 
-#include "kernels/flat/flat.h"
 #include "kernels/tensor/allocator.h"
 #include "parallel/comm/mpi/shared_segment.h"
 
@@ -22,7 +21,7 @@ std::shared_ptr<SharedTensors> SharedTensors::allocate(const Communicator& group
   return segment ? std::shared_ptr<SharedTensors>(new SharedTensors(segment, group.size, shape, dtype)) : nullptr;
 }
 
-// A fresh segment is all zeros: no sum has begun.
+// A fresh segment is all zeros: nothing has begun.
 SharedTensors::SharedTensors(const std::shared_ptr<void>& segment, int ranks, const Shape& shape, DType dtype)
     : counts_(static_cast<Counts*>(segment.get())) {
   char* const first = static_cast<char*>(segment.get()) + counts_bytes(ranks);
@@ -39,48 +38,48 @@ int64_t SharedTensors::offset_of(const Tensor& x, int rank) const {
   return part >= begin && part < begin + of(rank).bytes() ? (part - begin) / static_cast<int64_t>(size_of(x.dtype())) : -1;
 }
 
-SharedSum::SharedSum(std::shared_ptr<Communicator> group, std::shared_ptr<SharedTensors> tensors, const Tensor& x, const Description& what)
+SharedOperation::SharedOperation(std::shared_ptr<Communicator> group, std::shared_ptr<SharedTensors> tensors, const Tensor& x,
+                                 const Description& what, Part part)
     : Operation(std::move(group), what),
       tensors_(std::move(tensors)),
-      number_(tensors_->next_sum()),
+      number_(tensors_->next_operation()),
       begin_(tensors_->offset_of(x, group_->rank)),
-      length_(x.numel()) {
-  group_->bytes_sent += 2 * (group_->size - 1) * x.bytes() / group_->size;
+      length_(x.numel()),
+      part_(std::move(part)) {
   tensors_->counts(group_->rank).begun.store(number_ + 1, std::memory_order_release);
 }
 
-bool SharedSum::all_have(Count count) const {
+bool SharedOperation::all_have(Count count) const {
   for (int rank = 0; rank < group_->size; ++rank)
     if ((tensors_->counts(rank).*count).load(std::memory_order_acquire) <= number_) return false;
   return true;
 }
 
-void SharedSum::add_own_slice() const {
-  const int64_t from = length_ * group_->rank / group_->size, to = length_ * (group_->rank + 1) / group_->size;
-  Tensors slices;
+Tensors SharedOperation::parts() const {
+  Tensors parts;
   for (int rank = 0; rank < group_->size; ++rank) {
     const Tensor& tensor = tensors_->of(rank);
-    slices.push_back(tensor.reshape({tensor.numel()}).narrow(0, begin_ + from, to - from));
+    parts.push_back(tensor.reshape({tensor.numel()}).narrow(0, begin_, length_));
   }
-  launch(slices.front().device(), SumIntoAll{.spans = slices});
+  return parts;
 }
 
-// A rank's counts only grow: were a sum that has just become possible added before the one started before it, the count would say that
-// both are.
-bool SharedSum::advance() {
-  if (!added_) {
-    std::atomic<int64_t>& added = tensors_->counts(group_->rank).added;
-    if (added.load(std::memory_order_relaxed) != number_ || !all_have(&SharedTensors::Counts::begun)) return false;
-    add_own_slice();
-    added_ = true;
-    added.store(number_ + 1, std::memory_order_release);
+// A rank's counts only grow: were an operation that has just become possible done before the one started before it, the count would say
+// that both are.
+bool SharedOperation::advance() {
+  if (!finished_) {
+    std::atomic<int64_t>& finished = tensors_->counts(group_->rank).finished;
+    if (finished.load(std::memory_order_relaxed) != number_ || !all_have(&SharedTensors::Counts::begun)) return false;
+    part_(parts());
+    finished_ = true;
+    finished.store(number_ + 1, std::memory_order_release);
   }
-  done_ = all_have(&SharedTensors::Counts::added);
+  done_ = all_have(&SharedTensors::Counts::finished);
   return done_;
 }
 
-std::vector<int> SharedSum::awaited() const {
-  const Count count = added_ ? &SharedTensors::Counts::added : &SharedTensors::Counts::begun;
+std::vector<int> SharedOperation::awaited() const {
+  const Count count = finished_ ? &SharedTensors::Counts::finished : &SharedTensors::Counts::begun;
   std::vector<int> peers;
   for (int rank = 0; rank < group_->size; ++rank)
     if ((tensors_->counts(rank).*count).load(std::memory_order_acquire) <= number_) peers.push_back(rank);

@@ -1,5 +1,5 @@
-// Sums in place over memory that the ranks of one host share: each rank adds its slice of every rank's tensor and writes the sum back to
-// all of them, so that a sum moves each byte twice and copies none.
+// Collectives in place over memory that the ranks of one host share: each rank reads and writes the others' tensors, so that a sum moves
+// each byte twice and copies none.
 #pragma once
 
 #include <atomic>
@@ -8,7 +8,7 @@
 
 namespace ropewalk {
 
-// One tensor a rank, of one shape, all visible to every rank of the group; and how far each rank is with the sums over it.
+// One tensor a rank, of one shape, all visible to every rank of the group; and how far each rank is with the operations over it.
 class SharedTensors {
  public:
   // Collective. Null on every rank where they do not share a host, or the host has too little shared memory.
@@ -22,10 +22,10 @@ class SharedTensors {
   // Where in rank's tensor x begins, in elements; negative if x is no part of it.
   int64_t offset_of(const Tensor& x, int rank) const;
 
-  // Sums over these tensors are numbered from 0, in the order that all ranks start them.
-  int64_t next_sum() { return sums_++; }
+  // Operations over these tensors are numbered from 0, in the order that all ranks start them.
+  int64_t next_operation() { return operations_++; }
   struct alignas(64) Counts {
-    std::atomic<int64_t> begun, added;  // sums that the rank has come to; whose slice it has added
+    std::atomic<int64_t> begun, finished;  // operations that the rank has come to; whose part it has done
   };
   Counts& counts(int rank) const { return counts_[rank]; }
 
@@ -34,25 +34,31 @@ class SharedTensors {
 
   Tensors tensors_;
   Counts* counts_;
-  int64_t sums_ = 0;
+  int64_t operations_ = 0;
 };
 
-class SharedSum : public Operation {
+// Once every rank has come to it, each does its part; once every rank has done its part, it is done.
+class SharedOperation : public Operation {
  public:
+  // `parts`: the same part of every rank's tensor.
+  using Part = std::function<void(const Tensors& parts)>;
+
   // `x` is a part of this rank's tensor; every rank names the same part of its own.
-  SharedSum(std::shared_ptr<Communicator> group, std::shared_ptr<SharedTensors> tensors, const Tensor& x, const Description& what);
+  SharedOperation(std::shared_ptr<Communicator> group, std::shared_ptr<SharedTensors> tensors, const Tensor& x, const Description& what,
+                  Part part);
 
   bool advance() override;
 
  private:
   using Count = std::atomic<int64_t> SharedTensors::Counts::*;
   bool all_have(Count count) const;
-  void add_own_slice() const;
+  Tensors parts() const;
   std::vector<int> awaited() const override;
 
   std::shared_ptr<SharedTensors> tensors_;
   int64_t number_, begin_, length_;  // the part, in elements
-  bool added_ = false;
+  Part part_;
+  bool finished_ = false;
 };
 
 }  // namespace ropewalk
