@@ -16,9 +16,10 @@
 
 namespace ropewalk {
 
-// A peer died, or did not answer in time. Exit code 5.
+// A peer died, or did not answer in time.
 struct CommError : Error {
-  explicit CommError(const std::string& message) : Error(5, message) {}
+  static constexpr int kExitCode = 5;
+  explicit CommError(const std::string& message) : Error(kExitCode, message) {}
 };
 
 // Something under way that fills a buffer in place.

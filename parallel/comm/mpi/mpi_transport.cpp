@@ -306,7 +306,7 @@ Deadline MpiSession::deadline(const char* call) const {
   if (!say_) return {};
   return {timeout_, [this, call] {
             say_(fmt::format("{} has not returned for {:g} s; a rank is gone or stalled", call, timeout_));
-            std::_Exit(CommError("").exit_code());
+            std::_Exit(CommError::kExitCode);
           }};
 }
 
