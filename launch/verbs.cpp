@@ -51,6 +51,7 @@ void eval(const Job& job, const ConfigArguments& arguments) {
     CheckpointReader reader(checkpoint_of(options.run));
     load_weights(reader, model.store());
   });
+  model.store().gather();
   const Evaluation evaluation = evaluate(model, data, options.train.micro_batch);
   const std::string over =
       evaluation.bytes ? fmt::format("{} bytes", *evaluation.bytes) : fmt::format("{:.0f} targets", evaluation.targets);

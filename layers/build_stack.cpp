@@ -14,8 +14,8 @@ namespace {
 
 class Builder {
  public:
-  Builder(const ModelOptions& options, const TensorParallel& tp, const RecomputePolicy& recompute)
-      : options_(options), tp_(tp), recompute_(recompute) {
+  Builder(const ModelOptions& options, const TensorParallel& tp, const ExpertParallel& ep, const RecomputePolicy& recompute)
+      : options_(options), tp_(tp), ep_(ep), recompute_(recompute) {
     for (const auto& layer : options.layers) sub_layers_ += static_cast<int64_t>(layer.size());
   }
 
@@ -93,7 +93,7 @@ class Builder {
     return std::make_unique<Mlp>(block, build, tp_);
   }
   std::unique_ptr<SubLayer> make(const MoeOptions& block, int, const BuildContext& build) const {
-    return std::make_unique<Moe>(block, build, tp_);
+    return std::make_unique<Moe>(block, build, tp_, ep_);
   }
   std::unique_ptr<SubLayer> make(const ParallelOptions& block, int layer, const BuildContext& build) const {
     std::vector<std::unique_ptr<SubLayer>> branches;
@@ -104,6 +104,7 @@ class Builder {
 
   const ModelOptions& options_;
   const TensorParallel& tp_;
+  const ExpertParallel& ep_;
   const RecomputePolicy& recompute_;
   int64_t sub_layers_ = 0;
   std::map<std::pair<int, std::string>, int> kinds_in_layer_;
@@ -112,8 +113,9 @@ class Builder {
 
 }  // namespace
 
-std::vector<CallSite> build_stack(const ModelOptions& options, const TensorParallel& tp, const RecomputePolicy& recompute) {
-  return Builder(options, tp, recompute).build();
+std::vector<CallSite> build_stack(const ModelOptions& options, const TensorParallel& tp, const ExpertParallel& ep,
+                                  const RecomputePolicy& recompute) {
+  return Builder(options, tp, ep, recompute).build();
 }
 
 }  // namespace ropewalk

@@ -13,7 +13,7 @@ namespace ropewalk {
 HybridModel::HybridModel(const ModelOptions& options, const ModelPlacement& placement)
     : options_(options),
       placement_(placement),
-      sites_(build_stack(options, placement.tp, placement.recompute)),
+      sites_(build_stack(options, placement.tp, placement.ep, placement.recompute)),
       final_norm_(options.final_norm) {
   int states = 0;
   for (const CallSite& site : sites_) {

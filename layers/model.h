@@ -5,6 +5,7 @@
 #include "layers/call_site.h"
 #include "layers/options.h"
 #include "layers/recompute_policy.h"
+#include "parallel/expert_parallel.h"
 #include "parallel/mesh.h"
 #include "parallel/pipeline.h"
 #include "parallel/tensor_parallel.h"
@@ -13,6 +14,7 @@ namespace ropewalk {
 
 struct ModelPlacement {
   TensorParallel tp;
+  ExpertParallel ep{};
   int stage = 0, stages = 1;
   RecomputePolicy recompute{};
   DType residual = DType::kFloat32;  // of the residual stream

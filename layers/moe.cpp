@@ -30,39 +30,52 @@ void balance(const Tensor& bias, const Tensor& load, double rate) {
 
 }  // namespace
 
-Moe::Moe(const MoeOptions& options, const BuildContext& build, const TensorParallel& tp) : options_(options), build_(build) {
+Moe::Moe(const MoeOptions& options, const BuildContext& build, const TensorParallel& tp, const ExpertParallel& ep)
+    : options_(options), build_(build), tp_(tp), ep_(ep) {
+  ep_.cut_hidden = ep.cut_hidden && tp.group.size() > 1;
   if (!options.shared) return;
   shared_.emplace(MlpOptions{.hidden = options.shared->hidden, .act = options.act, .gated = options.gated}, build, tp, Kind::kMoe);
 }
 
 void Moe::declare(Declarations& declarations, const std::string& name) {
-  const int64_t experts = options_.experts, hidden = options_.hidden, input = build_.input;
-  const auto part = [&](const std::string& part_name, const Shape& shape, Role role, const Init& init, double active = 1) {
-    return declarations.declare(ParameterSpec{.name = name + "." + part_name,
-                                              .shape = shape,
-                                              .kind = Kind::kMoe,
-                                              .role = role,
-                                              .init = init,
-                                              .split = {},
-                                              .owed_over_tensor = declarations.sequence_parallel(),
-                                              .active = active});
+  const Init in = build_.linear_init(build_.input);
+  const auto part = [&](const std::string& part_name, const Shape& shape, Role role, const Init& init) {
+    return declarations.declare({.name = name + "." + part_name,
+                                 .shape = shape,
+                                 .kind = Kind::kMoe,
+                                 .role = role,
+                                 .init = init,
+                                 .owed_over_tensor = declarations.sequence_parallel()});
   };
-  const double chosen = static_cast<double>(options_.router.top_k) / static_cast<double>(experts);
-  const Init in = build_.linear_init(input), out = build_.output_init(hidden);
-  router_ = part("router", {experts, input}, Role::kRouter, in);
-  if (options_.router_bias) router_bias_ = part("router_bias", {experts}, Role::kRouterBias, {});
-  up_ = options_.gated ? part("experts.gate_up", {experts, 2, hidden, input}, Role::kWeight, in, chosen)
-                       : part("experts.up", {experts, hidden, input}, Role::kWeight, in, chosen);
-  down_ = part("experts.down", {experts, build_.output, hidden}, Role::kWeight, out, chosen);
+  router_ = part("router", {options_.experts, build_.input}, Role::kRouter, in);
+  if (options_.router_bias) router_bias_ = part("router_bias", {options_.experts}, Role::kRouterBias, {});
+  declare_experts(declarations, name + ".experts");
   if (shared_) shared_->declare(declarations, name + ".shared");
-  if (options_.shared && options_.shared->gated) shared_gate_ = part("shared_gate", {1, input}, Role::kWeight, in);
+  if (options_.shared && options_.shared->gated) shared_gate_ = part("shared_gate", {1, build_.input}, Role::kWeight, in);
 
-  load_ = declarations.declare_tally(name + ".load", experts);
+  load_ = declarations.declare_tally(name + ".load", options_.experts);
   if (options_.router.type != RouterType::kSigmoidBias) return;
   balance_bias_ = declarations.declare_buffer(
-      {.name = name + ".balance_bias", .shape = {experts}, .update = [load = load_, rate = options_.bias_update](const Tensor& bias) {
-         balance(bias, load->counts, rate);
-       }});
+      {.name = name + ".balance_bias",
+       .shape = {options_.experts},
+       .update = [load = load_, rate = options_.bias_update](const Tensor& bias) { balance(bias, load->counts, rate); }});
+}
+
+void Moe::declare_experts(Declarations& declarations, const std::string& name) {
+  const int64_t experts = options_.experts, hidden = options_.hidden, input = build_.input;
+  const auto part = [&](const std::string& part_name, const Shape& shape, int hidden_dim, const Init& init) {
+    return declarations.declare({.name = name + "." + part_name,
+                                 .shape = shape,
+                                 .kind = Kind::kMoe,
+                                 .init = init,
+                                 .split = ep_.cut_hidden ? std::optional(Split{hidden_dim, hidden}) : std::nullopt,
+                                 .by_expert = true,
+                                 .owed_over_tensor = declarations.sequence_parallel(),
+                                 .active = static_cast<double>(options_.router.top_k) / static_cast<double>(experts)});
+  };
+  const Init in = build_.linear_init(input);
+  up_ = options_.gated ? part("gate_up", {experts, 2, hidden, input}, 2, in) : part("up", {experts, hidden, input}, 1, in);
+  down_ = part("down", {experts, build_.output, hidden}, 2, build_.output_init(hidden));
 }
 
 // Sinkhorn's choice for this rank's tokens. Kept for a replay: it came from the other ranks' tokens too.
@@ -88,17 +101,26 @@ void Moe::account(const Var& logits_BSE, const Tensor& expert_BSk, Carry& carry,
                   {.type = options_.router.type, .tokens = sequence_length(ctx), .balance = options_.balance, .z = options_.z}));
 }
 
-Var Moe::mix(const Var& u_BSD, const Routing& routing) const {
-  const auto plan = plan_experts(routing.expert, options_.experts);
-  const Var up_AF = expert_linear(dispatch_tokens(u_BSD, plan), up_, plan);
+Var Moe::through_experts(const Var& u_BSD, const Tensor& expert_BSk, const Var& weight_BSk, const Context& ctx) const {
+  const auto plan = plan_experts(expert_BSk, options_.experts);
+  const ExpertRoute route = route_experts(plan, ep_.group, ctx);
+  const Var up_AF = expert_linear(ep_dispatch(dispatch_tokens(u_BSD, plan), route, ctx), up_, route.here);
   Var act_AF;
   if (options_.gated) {
-    const Vars halves = split_last(up_AF, {options_.hidden, options_.hidden});
+    const int64_t hidden = up_AF.dim(-1) / 2;
+    const Vars halves = split_last(up_AF, {hidden, hidden});
     act_AF = gated_activation(halves[0], halves[1], options_.act);
   } else {
     act_AF = activation(up_AF, options_.act);
   }
-  return combine_tokens(expert_linear(act_AF, down_, plan), routing.weight, plan);
+  return combine_tokens(ep_return(expert_linear(act_AF, down_, route.here), route, ctx), weight_BSk, plan);
+}
+
+Var Moe::mix(const Var& u_BSD, const Routing& routing, const Context& ctx) const {
+  if (!ep_.cut_hidden) return through_experts(u_BSD, routing.expert, routing.weight, ctx);
+  // Every tensor rank takes all tokens through its part of each expert.
+  const Tensor expert_BSk = tp_.sequence ? tp_.group.all_gather(routing.expert, 1, "expert_tensor") : routing.expert;
+  return tp_leave(through_experts(tp_enter(u_BSD, tp_), expert_BSk, tp_enter(routing.weight, tp_), ctx), tp_);
 }
 
 Var Moe::forward(const Var& u_BSD, Carry& carry, const Context& ctx) const {
@@ -106,7 +128,7 @@ Var Moe::forward(const Var& u_BSD, Carry& carry, const Context& ctx) const {
   const Tensor balance_bias = balance_bias_ ? balance_bias_->value : Tensor();
   const Routing routing = route(logits_BSE, options_.router, balance_bias, assigned(logits_BSE, ctx));
   if (ctx.training) account(logits_BSE, routing.expert, carry, ctx);
-  const Var mixed_BSD = mix(u_BSD, routing);
+  const Var mixed_BSD = mix(u_BSD, routing, ctx);
   if (!shared_) return mixed_BSD;
   const Var shared_BSD = shared_->forward(u_BSD, carry, ctx);
   return add(mixed_BSD, shared_gate_ ? row_gate(shared_BSD, linear(u_BSD, shared_gate_)) : shared_BSD);

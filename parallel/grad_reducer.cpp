@@ -1,72 +1,53 @@
 #include "parallel/grad_reducer.h"
 
-#include <set>
-
 namespace ropewalk {
 
-GradReducer::GradReducer(const ParameterStore& store, const Declarations& declarations, const Mesh& mesh, const TensorParallel& tp,
-                         int64_t bucket_bytes)
-    : store_(store), tokens_(mesh.tokens()), bucket_of_(store.leaves().size()), contributions_(store.leaves().size()) {
-  const auto& leaves = store.leaves();
-  for (size_t i = leaves.size(); i-- > 0;) {
-    const int64_t end = leaves[i].offset + leaves[i].shape.numel();
-    if (buckets_.empty() || buckets_.back().grads.bytes() >= bucket_bytes) buckets_.push_back({.grads = store.grad().narrow(0, end, 0)});
-    Bucket& bucket = buckets_.back();
-    bucket.grads = store.grad().narrow(0, leaves[i].offset, bucket.grads.numel() + leaves[i].shape.numel());
-    if (leaves[i].uses == 0) continue;
-    ++bucket.parameters;
-    bucket_of_[i] = buckets_.size() - 1;
-    leaves[i].leaf->on_contribution = [this, i] { contributed(i); };
+GradReducer::GradReducer(const ParameterStore& store, const TensorParallel& tp)
+    : store_(store), progress_(store.buckets().size()), contributions_(store.leaves().size()) {
+  for (size_t i = 0; i < store.leaves().size(); ++i) {
+    const PlacedLeaf& placed = store.leaves()[i];
+    if (placed.uses == 0) continue;
+    ++progress_[placed.bucket].parameters;
+    placed.leaf->on_contribution = [this, i] { contributed(i); };
   }
-  share_over_tensor(tp);
-  share_over_stages(declarations, mesh);
+  for (size_t i = 0; i < store.buckets().size(); ++i) {
+    std::map<int, Copies> by_number;
+    for (const size_t p : store.buckets()[i].parts) {
+      const PlacedPart& part = store.parts()[p];
+      if (part.tensor_copies == 1) continue;
+      Copies& copies = by_number[part.tensor_copies];
+      copies.group = tp.sharing(part.tensor_copies);
+      copies.grads.push_back(store.buckets()[i].grad.narrow(0, part.offset, part.numel()));
+    }
+    for (auto& [number, copies] : by_number) progress_[i].copies.push_back(std::move(copies));
+  }
 }
 
 GradReducer::~GradReducer() {
   for (const PlacedLeaf& placed : store_.leaves()) placed.leaf->on_contribution = nullptr;
 }
 
-void GradReducer::share_over_tensor(const TensorParallel& tp) {
-  std::map<int, Sharing> by_copies;
-  for (const PlacedPart& part : store_.parts()) {
-    if (part.tensor_copies == 1) continue;
-    Sharing& sharing = by_copies[part.tensor_copies];
-    sharing.group = tp.sharing(part.tensor_copies);
-    sharing.label = "gradients.tensor_copies";
-    sharing.parts.push_back(&part);
-  }
-  for (auto& [copies, sharing] : by_copies) sharings_.push_back(std::move(sharing));
-}
-
-void GradReducer::share_over_stages(const Declarations& declarations, const Mesh& mesh) {
-  std::set<std::vector<int>> stage_sets;
-  for (const auto& fused : declarations.all()) {
-    std::vector<int> stages;
-    for (const auto& [stage, uses] : fused->uses) stages.push_back(stage);
-    if (stages.size() > 1) stage_sets.insert(stages);
-  }
-  const int stage = mesh.coordinate(Axis::kPipeline);
-  for (const auto& stages : stage_sets) {
-    const bool member = std::find(stages.begin(), stages.end(), stage) != stages.end();
-    Sharing sharing{.group = mesh.pipeline().split(member ? 1 : 0), .parts = {}, .label = "gradients.stages"};
-    for (const PlacedPart& part : store_.parts())
-      if (part.stages == stages) sharing.parts.push_back(&part);
-    if (member) sharings_.push_back(std::move(sharing));
-  }
-}
-
 void GradReducer::begin(int64_t microbatches) {
   const Phase phase("zero gradients");
   microbatches_ = microbatches;
-  store_.grad().fill(0);
+  for (const Bucket& bucket : store_.buckets()) bucket.grad.fill(0);
   std::fill(contributions_.begin(), contributions_.end(), 0);
-  for (Bucket& bucket : buckets_) bucket.complete = 0;
+  for (Progress& progress : progress_) progress.complete = 0;
 }
 
 void GradReducer::contributed(size_t leaf) {
-  if (++contributions_[leaf] != store_.leaves()[leaf].uses * microbatches_) return;
-  Bucket& bucket = buckets_[bucket_of_[leaf]];
-  if (++bucket.complete == bucket.parameters) bucket.work = tokens_.all_reduce_in_place(bucket.grads, "gradients");
+  const PlacedLeaf& placed = store_.leaves()[leaf];
+  if (++contributions_[leaf] != placed.uses * microbatches_) return;
+  Progress& progress = progress_[placed.bucket];
+  if (++progress.complete == progress.parameters && !store_.buckets()[placed.bucket].late) start(placed.bucket);
+}
+
+void GradReducer::start(size_t index) {
+  const Bucket& bucket = store_.buckets()[index];
+  Progress& progress = progress_[index];
+  for (const Copies& copies : progress.copies) sum(copies);
+  progress.work = bucket.sharded ? bucket.replicas.reduce_scatter_in_place(bucket.grad, bucket.cuts, "gradients")
+                                 : bucket.replicas.all_reduce_in_place(bucket.grad, "gradients");
 }
 
 void GradReducer::finish() {
@@ -75,18 +56,16 @@ void GradReducer::finish() {
     expect(contributions_[i] == placed.uses * microbatches_, "{}: expected {} gradient contributions, given {}", placed.leaf->name,
            placed.uses * microbatches_, contributions_[i]);
   }
-  for (Bucket& bucket : buckets_) bucket.work.wait();
-  for (const Sharing& sharing : sharings_) sum(sharing);
+  for (size_t i = 0; i < progress_.size(); ++i)
+    if (store_.buckets()[i].late) start(i);
+  for (Progress& progress : progress_) progress.work.wait();
 }
 
-void GradReducer::sum(const Sharing& sharing) const {
-  if (sharing.group.size() == 1) return;
-  Tensors grads;
-  for (const PlacedPart* part : sharing.parts) grads.push_back(ParameterStore::span(store_.grad(), *part));
-  const Tensor packed = concat(grads, 0);
-  sharing.group.all_reduce_in_place(packed, sharing.label).wait();
+void GradReducer::sum(const Copies& copies) {
+  const Tensor packed = concat(copies.grads, 0);
+  copies.group.all_reduce_in_place(packed, "gradients.tensor_copies").wait();
   int64_t at = 0;
-  for (const Tensor& grad : grads) {
+  for (const Tensor& grad : copies.grads) {
     grad.copy_from(packed.narrow(0, at, grad.numel()));
     at += grad.numel();
   }

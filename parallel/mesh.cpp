@@ -1,5 +1,7 @@
 #include "parallel/mesh.h"
 
+#include <algorithm>
+
 namespace ropewalk {
 namespace {
 
@@ -48,6 +50,10 @@ int Degrees::of(Axis axis) const {
   return 0;
 }
 
+std::string Degrees::describe() const {
+  return fmt::format("pipeline {}, data {}, context {}, tensor {}, expert {}", pipeline, data, context, tensor, expert);
+}
+
 Mesh::Mesh(const Group& all, const Degrees& degrees) : degrees_(degrees), all_(all) {
   expect(degrees.ranks() == all.size(), "mesh: pipeline {} x data {} x context {} x tensor {} is {} ranks, given {}", degrees.pipeline,
          degrees.data, degrees.context, degrees.tensor, degrees.ranks(), all.size());
@@ -63,6 +69,17 @@ Mesh::Mesh(const Group& all, const Degrees& degrees) : degrees_(degrees), all_(a
   for (const Axis axis : kAxes) axis_[static_cast<int>(axis)] = along([axis](Axis other) { return other == axis; });
   tokens_ = along([](Axis axis) { return axis == Axis::kData || axis == Axis::kContext; });
   rows_ = along([](Axis axis) { return axis == Axis::kContext || axis == Axis::kTensor; });
+  expect(tokens_.size() % degrees.expert == 0, "mesh: {} expert ranks do not divide data {} x context {}", degrees.expert, degrees.data,
+         degrees.context);
+  expert_ = tokens_.split(tokens_.rank() / degrees.expert);
+  expert_replicas_ = tokens_.split(tokens_.rank() % degrees.expert);
+}
+
+Group Mesh::of_stages(const std::vector<int>& stages, bool experts) const {
+  const bool member = std::find(stages.begin(), stages.end(), coordinate(Axis::kPipeline)) != stages.end();
+  const int held = experts ? expert_.rank() : 0;
+  const Group group = all_.split(member ? 1 + coordinate(Axis::kTensor) * degrees_.expert + held : 0);
+  return member ? group : Group();
 }
 
 std::string Mesh::coordinates() const { return text_of(coordinates_of(all_.rank(), degrees_)); }

@@ -1,8 +1,12 @@
 // The ranks as a box: pipeline x data x context x tensor, tensor varying fastest. The only place that multiplies degrees.
+//
+// Experts fold over data x context: of the ranks with the same weights and different tokens, each `expert` neighbours share the experts of
+// a layer out among them, and those of the same place in such a group hold the same experts.
 #pragma once
 
 #include <array>
 #include <string>
+#include <vector>
 
 #include "parallel/comm/group.h"
 
@@ -14,8 +18,10 @@ const char* name_of(Axis axis);
 
 struct Degrees {
   int pipeline = 1, data = 1, context = 1, tensor = 1;
+  int expert = 1;  // divides data x context
   int of(Axis axis) const;
   int ranks() const { return pipeline * data * context * tensor; }
+  std::string describe() const;  // "pipeline 1, data 4, context 1, tensor 2, expert 4"
 };
 
 class Mesh {
@@ -32,14 +38,19 @@ class Mesh {
   const Group& data() const { return axis(Axis::kData); }
   const Group& context() const { return axis(Axis::kContext); }
   const Group& tensor() const { return axis(Axis::kTensor); }
-  const Group& tokens() const { return tokens_; }  // data x context: the same weights, different tokens
-  const Group& rows() const { return rows_; }      // context x tensor: the same rows of a batch
+  const Group& tokens() const { return tokens_; }                    // data x context: the same weights, different tokens
+  const Group& rows() const { return rows_; }                        // context x tensor: the same rows of a batch
+  const Group& expert() const { return expert_; }                    // shares the experts out
+  const Group& expert_replicas() const { return expert_replicas_; }  // the ranks of tokens() that hold the same experts
   const Group& all() const { return all_; }
+  // Ranks of several stages that differ in nothing else but their tokens; `experts`: and that hold the same experts. Collective over all
+  // ranks; of one rank where this rank's stage is not among them.
+  Group of_stages(const std::vector<int>& stages, bool experts) const;
   std::string coordinates() const;  // "pipeline 0, data 1, context 0, tensor 1"
 
  private:
   Degrees degrees_;
-  Group all_, tokens_, rows_;
+  Group all_, tokens_, rows_, expert_, expert_replicas_;
   std::array<Group, 4> axis_;
 };
 

@@ -57,6 +57,12 @@ int replicas(const std::optional<Split>& split, int ranks) {
   return ranks > split->all_blocks() ? ranks / static_cast<int>(split->all_blocks()) : 1;
 }
 
+std::vector<int> FusedParameter::stages() const {
+  std::vector<int> stages;
+  for (const auto& [stage, count] : uses) stages.push_back(stage);
+  return stages;
+}
+
 Var Declarations::declare(const std::string& storage, std::vector<ParameterSpec> parts) {
   auto& known = by_name_[storage];
   if (!known) {
@@ -64,9 +70,11 @@ Var Declarations::declare(const std::string& storage, std::vector<ParameterSpec>
     known->leaf = std::make_shared<Leaf>();
     known->leaf->name = storage;
     known->parts = std::move(parts);
+    known->unit = static_cast<int>(units_.size()) - 1;
     all_.push_back(known);
   }
   known->uses[stage_] += known->parts.front().reads;
+  units_.back().push_back(known->leaf);
   return Var(known->leaf);
 }
 

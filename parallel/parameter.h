@@ -63,7 +63,8 @@ struct ParameterSpec {
   Kind kind = Kind::kStack;
   Role role = Role::kWeight;
   Init init{};
-  std::optional<Split> split{};
+  std::optional<Split> split{};  // over the tensor ranks
+  bool by_expert = false;        // dim 0 counts experts, and is cut over the expert ranks
   // For an unsplit parameter: its copies on the tensor ranks get addends of the gradient, not equal gradients, because each sees only its
   // slice of the sequence or its heads. (The copies of a replicated block always do.)
   bool owed_over_tensor = false;
@@ -84,6 +85,9 @@ struct FusedParameter {
   std::vector<ParameterSpec> parts;
   std::shared_ptr<Leaf> leaf;  // data and grad are empty until a ParameterStore places them
   std::map<int, int> uses;     // by pipeline stage: contributions to the gradient in one microbatch
+  int unit = 0;                // that declared it first
+
+  std::vector<int> stages() const;  // that use it, ascending
 };
 
 // Collects the declarations of a whole model, all stages. Naming a storage again is a further use of the same parameter.
@@ -92,6 +96,8 @@ class Declarations {
   explicit Declarations(bool sequence_parallel) : sequence_parallel_(sequence_parallel) {}
 
   void enter_stage(int stage) { stage_ = stage; }
+  // What is declared from here on is read together: by one call site, by the head. Units are numbered from 0 in the order of entering.
+  void enter_unit() { units_.emplace_back(); }
   Var declare(const std::string& storage, std::vector<ParameterSpec> parts);
   Var declare(const ParameterSpec& spec) { return declare(spec.name, {spec}); }
   // The same name again is the same tally or buffer.
@@ -100,6 +106,8 @@ class Declarations {
 
   bool sequence_parallel() const { return sequence_parallel_; }
   const std::vector<std::shared_ptr<FusedParameter>>& all() const { return all_; }
+  // By unit: the leaves that it reads.
+  const std::vector<std::vector<std::shared_ptr<Leaf>>>& units() const { return units_; }
   const Tallies& tallies() const { return tallies_; }
   const Buffers& buffers() const { return buffers_; }
 
@@ -108,6 +116,7 @@ class Declarations {
   int stage_ = 0;
   std::vector<std::shared_ptr<FusedParameter>> all_;
   std::map<std::string, std::shared_ptr<FusedParameter>> by_name_;
+  std::vector<std::vector<std::shared_ptr<Leaf>>> units_{1};
   Tallies tallies_;
   Buffers buffers_;
 };

@@ -24,90 +24,198 @@ double draw(const Init& init, const Philox& random, uint64_t index, int64_t colu
   return 0;
 }
 
-std::vector<int> stages_of(const FusedParameter& fused) {
-  std::vector<int> stages;
-  for (const auto& [stage, uses] : fused.uses) stages.push_back(stage);
-  return stages;
+// The width of the rows of a part, which no cut divides.
+int64_t row_width(const PlacedPart& part) { return part.extent.rank() == 1 ? 1 : part.extent[-1]; }
+
+// Where element `at` of the part stands in the global tensor, both row-major.
+int64_t global_index(const PlacedPart& part, int64_t at) {
+  int64_t index = 0, step = 1;
+  for (int d = part.extent.rank() - 1; d >= 0; --d) {
+    index += (part.start[d] + at % part.extent[d]) * step;
+    at /= part.extent[d];
+    step *= part.spec.shape[d];
+  }
+  return index;
+}
+
+// What this rank owns of the part, in a tensor that begins with element `first` of the part's bucket.
+Tensor owned_of(const Tensor& x, int64_t first, const PlacedPart& part) {
+  return part.owned.length == 0 ? x.narrow(0, 0, 0) : x.narrow(0, part.offset + part.owned.begin - first, part.owned.length);
 }
 
 }  // namespace
 
-ParameterStore::ParameterStore(const Declarations& declarations, const Mesh& mesh, DType compute, uint64_t seed) {
-  for (const auto& fused : declarations.all())
-    if (fused->uses.contains(mesh.coordinate(Axis::kPipeline))) place(*fused, mesh);
+// Parameters that the same ranks hold and that are read in one dtype.
+struct ParameterStore::Class {
+  std::vector<int> stages;
+  bool by_expert;
+  DType read;
+  auto operator<=>(const Class&) const = default;
 
-  const DType dtype = wide(compute);
-  master_ = Tensor::empty({numel_}, dtype);
-  grad_ = mesh.tokens().allocate_shared({numel_}, dtype);
-  grad_.fill(0);
-  if (compute == DType::kBFloat16) working_ = Tensor::empty({numel_}, compute);
-  for (const PlacedLeaf& placed : leaves_) {
-    const Tensor& source = working_ && !placed.read_wide ? working_ : master_;
-    placed.leaf->data = source.narrow(0, placed.offset, placed.shape.numel()).reshape(placed.shape);
-    placed.leaf->grad = grad_.narrow(0, placed.offset, placed.shape.numel()).reshape(placed.shape);
+  bool late() const { return stages.size() > 1; }
+  bool on(int stage) const { return std::find(stages.begin(), stages.end(), stage) != stages.end(); }
+  Group replicas(const Mesh& mesh) const {
+    if (late()) return mesh.of_stages(stages, by_expert);
+    return by_expert ? mesh.expert_replicas() : mesh.tokens();
+  }
+};
+
+ParameterStore::ParameterStore(const Declarations& declarations, const Mesh& mesh, const StoreOptions& options)
+    : zero_(options.zero), wide_(wide(options.compute)) {
+  std::map<Class, std::vector<const FusedParameter*>> classes;  // the same on all ranks, whatever is on their stages
+  for (const auto& fused : declarations.all()) {
+    const ParameterSpec& spec = fused->parts.front();
+    classes[{fused->stages(), spec.by_expert, kept_wide(spec.role) ? wide_ : options.compute}].push_back(fused.get());
+  }
+  for (const auto& [of, parameters] : classes) {
+    const Bucket empty{.replicas = of.replicas(mesh), .late = of.late()};
+    if (!of.on(mesh.coordinate(Axis::kPipeline))) continue;
+    const size_t first = buckets_.size();
+    // Backward comes to what was declared last first, so that the buckets fill in their order.
+    for (auto fused = parameters.rbegin(); fused != parameters.rend(); ++fused) {
+      if (starts_bucket(**fused, first, options)) buckets_.push_back(empty);
+      place(**fused, mesh);
+    }
+    for (size_t i = first; i < buckets_.size(); ++i) {
+      cut(buckets_[i]);
+      own(buckets_[i], mesh);
+      allocate(buckets_[i], of.read);
+    }
   }
   for (const auto& buffer : declarations.buffers()) {
-    buffer->value = Tensor::zeros(buffer->shape, dtype);
+    buffer->value = Tensor::zeros(buffer->shape, wide_);
     buffers_.push_back({.buffer = buffer, .counted = mesh.all().rank() == 0});
   }
-  for (const PlacedPart& part : parts_) initialise(part, seed);
-  refresh_working();
+  for (const PlacedPart& part : parts_) initialise(part, options.seed);
+  round_masters();
+  gather();
+}
+
+// Behind the buckets of other classes, `before` in number.
+bool ParameterStore::starts_bucket(const FusedParameter& fused, size_t before, const StoreOptions& options) const {
+  if (buckets_.size() == before) return true;
+  const Bucket& last = buckets_.back();
+  if (zero_ >= 3 && !last.late && leaves_[last.leaves.back()].unit != fused.unit) return true;
+  return last.numel * static_cast<int64_t>(size_of(wide_)) >= options.bucket_bytes;
 }
 
 void ParameterStore::place(const FusedParameter& fused, const Mesh& mesh) {
-  const int rank = mesh.coordinate(Axis::kTensor), ranks = mesh.size(Axis::kTensor), stage = mesh.coordinate(Axis::kPipeline);
-  PlacedLeaf leaf{.leaf = fused.leaf, .offset = numel_, .uses = fused.uses.at(stage)};
-  leaf.read_wide = kept_wide(fused.parts.front().role);
+  const int rank = mesh.coordinate(Axis::kTensor), ranks = mesh.size(Axis::kTensor);
+  Bucket& bucket = buckets_.back();
+  PlacedLeaf leaf{.leaf = fused.leaf,
+                  .bucket = buckets_.size() - 1,
+                  .offset = bucket.numel,
+                  .uses = fused.uses.at(mesh.coordinate(Axis::kPipeline)),
+                  .unit = fused.unit};
   Shape local = fused.parts.front().shape.with(0, 0);
   for (const ParameterSpec& spec : fused.parts) {
-    PlacedPart part{.spec = spec, .start = spec.shape, .extent = spec.shape, .offset = numel_};
+    PlacedPart part{.spec = spec, .start = spec.shape, .extent = spec.shape, .bucket = leaf.bucket, .offset = bucket.numel};
     for (int d = 0; d < spec.shape.rank(); ++d) {
       const bool cut = spec.split && spec.split->dim == d;
-      const Range range = local_range(spec.shape[d], cut ? spec.split : std::nullopt, rank, ranks);
+      const Range range = spec.by_expert && d == 0
+                              ? local_range(spec.shape[0], Split{0, spec.shape[0]}, mesh.expert().rank(), mesh.expert().size())
+                              : local_range(spec.shape[d], cut ? spec.split : std::nullopt, rank, ranks);
       part.start[d] = range.begin;
       part.extent[d] = range.length;
     }
-    const int copies = replicas(spec.split, ranks);
-    part.tensor_copies = spec.split || spec.owed_over_tensor ? copies : 1;
-    part.read_wide = leaf.read_wide;
-    part.stages = stages_of(fused);
-    part.counted = rank % copies == 0 && mesh.tokens().rank() == 0 && stage == part.stages.front();
-    local = part.extent.with(0, local[0] + part.extent[0]);
-    numel_ += part.numel();
+    part.tensor_copies = spec.split || spec.owed_over_tensor ? replicas(spec.split, ranks) : 1;
+    part.stages = fused.stages();
+    local = (local.numel() > 0 ? local : part.extent.with(0, local[0])).with(0, local[0] + part.extent[0]);
+    bucket.numel += part.numel();
+    bucket.parts.push_back(parts_.size());
     parts_.push_back(std::move(part));
   }
   leaf.shape = local;
   if (local.numel() == 0 && fused.parts.front().split->of > 1) leaf.uses = 0;  // another rank's altogether: no op here reads it
+  bucket.leaves.push_back(leaves_.size());
   leaves_.push_back(std::move(leaf));
+}
+
+void ParameterStore::cut(Bucket& bucket) const {
+  bucket.sharded = zero_ >= 1 && bucket.replicas.size() > 1;
+  bucket.cuts = even_cuts(bucket.numel, bucket.replicas.size());
+  for (int64_t& at : bucket.cuts)
+    for (const size_t i : bucket.parts)
+      if (const PlacedPart& part = parts_[i]; part.offset <= at && at < part.offset + part.numel())
+        at -= (at - part.offset) % row_width(part);
+  const int rank = bucket.replicas.rank();
+  bucket.owned = bucket.sharded ? Range{bucket.cuts[rank], bucket.cuts[rank + 1] - bucket.cuts[rank]} : Range{0, bucket.numel};
+}
+
+void ParameterStore::own(Bucket& bucket, const Mesh& mesh) {
+  const int rank = mesh.coordinate(Axis::kTensor), ranks = mesh.size(Axis::kTensor);
+  for (const size_t i : bucket.parts) {
+    PlacedPart& part = parts_[i];
+    const int64_t begin = std::max(bucket.owned.begin, part.offset);
+    const int64_t end = std::min(bucket.owned.begin + bucket.owned.length, part.offset + part.numel());
+    part.owned = begin < end ? Range{begin - part.offset, end - begin} : Range{};
+    part.owned_at = owned_;
+    owned_ += part.owned.length;
+    part.counted = rank % replicas(part.spec.split, ranks) == 0 && (bucket.sharded || bucket.replicas.rank() == 0);
+  }
+}
+
+void ParameterStore::allocate(Bucket& bucket, DType read) {
+  const Group alone, &among = bucket.sharded ? bucket.replicas : alone;
+  bucket.values = among.allocate_shared({bucket.numel}, read);
+  bucket.master =
+      read == wide_ ? bucket.values.narrow(0, bucket.owned.begin, bucket.owned.length) : Tensor::empty({bucket.owned.length}, wide_);
+  bucket.grad = bucket.replicas.allocate_shared({bucket.numel}, wide_);
+  bucket.grad.fill(0);
+  for (const size_t i : bucket.leaves) {
+    const PlacedLeaf& placed = leaves_[i];
+    placed.leaf->data = bucket.values.narrow(0, placed.offset, placed.numel()).reshape(placed.shape);
+    placed.leaf->grad = bucket.grad.narrow(0, placed.offset, placed.numel()).reshape(placed.shape);
+  }
 }
 
 void ParameterStore::initialise(const PlacedPart& part, uint64_t seed) const {
   const Philox random(seed, part.spec.name);
-  const Tensor values = span(master_, part);
-  const int rank = part.extent.rank();
-  const int64_t width = part.extent[-1], global_width = part.spec.shape[-1];
-  if (part.numel() == 0) return;
+  const Tensor values = master(part);
+  const int64_t width = row_width(part), columns = part.spec.shape[-1];
+  if (values.numel() == 0) return;
   dispatch_float(values.dtype(), [&]<class T>(std::type_identity<T>) {
     T* target = values.data<T>();
-    parallel_for(part.numel() / width, [&](int64_t row) {
-      int64_t rest = row, global_row = 0, step = 1;
-      for (int d = rank - 2; d >= 0; --d) {
-        global_row += (part.start[d] + rest % part.extent[d]) * step;
-        rest /= part.extent[d];
-        step *= part.spec.shape[d];
-      }
-      const int64_t first = global_row * global_width + part.start[-1];
+    parallel_for(values.numel() / width, [&](int64_t row) {
+      const int64_t first = global_index(part, part.owned.begin + row * width);
       for (int64_t i = 0; i < width; ++i)
         target[row * width + i] =
-            static_cast<T>(static_cast<Wide<T>>(draw(part.spec.init, random, static_cast<uint64_t>(first + i), part.start[-1] + i)));
+            static_cast<T>(static_cast<Wide<T>>(draw(part.spec.init, random, static_cast<uint64_t>(first + i), (first + i) % columns)));
     });
   });
 }
 
-Tensor ParameterStore::working_span(const PlacedPart& part) const { return working_ && !part.read_wide ? span(working_, part) : Tensor(); }
+int64_t ParameterStore::numel() const {
+  int64_t numel = 0;
+  for (const PlacedLeaf& leaf : leaves_) numel += leaf.numel();
+  return numel;
+}
 
-void ParameterStore::refresh_working() const {
-  if (working_) working_.copy_from(master_);
+Tensor ParameterStore::master(const PlacedPart& part) const {
+  const Bucket& bucket = buckets_[part.bucket];
+  return owned_of(bucket.master, bucket.owned.begin, part);
+}
+
+Tensor ParameterStore::grad(const PlacedPart& part) const {
+  const Bucket& bucket = buckets_[part.bucket];
+  return owned_of(bucket.grad, bucket.grad.numel() == bucket.numel ? 0 : bucket.owned.begin, part);
+}
+
+Tensor ParameterStore::working(const PlacedPart& part) const {
+  const Bucket& bucket = buckets_[part.bucket];
+  return bucket.rounds() ? owned_of(bucket.values, 0, part) : Tensor();
+}
+
+void ParameterStore::round_masters() const {
+  for (const Bucket& bucket : buckets_)
+    if (bucket.rounds()) bucket.values.narrow(0, bucket.owned.begin, bucket.owned.length).copy_from(bucket.master);
+}
+
+void ParameterStore::gather() const {
+  std::vector<Work> under_way;
+  for (const Bucket& bucket : buckets_)
+    if (bucket.sharded) under_way.push_back(bucket.replicas.all_gather_in_place(bucket.values, bucket.cuts, "parameters"));
+  for (Work& work : under_way) work.wait();
 }
 
 }  // namespace ropewalk

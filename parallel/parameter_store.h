@@ -1,6 +1,9 @@
-// This rank's share of a model's parameters: allocated, initialised, and laid out as flat spans, so that the gradient reducer, the
-// optimizer and checkpoints see plain ranges. Master weights and gradients are wide (fp32, or fp64); in bf16 there is a rounded working
-// copy beside.
+// This rank's share of a model's parameters: allocated, initialised, and laid out as flat buckets, so that the gradient reducer, the
+// optimizer and checkpoints see plain ranges. Master weights and gradients are wide (fp32, or fp64); what ops read in bf16 is a rounded
+// copy beside the masters.
+//
+// ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): the ranks that hold the same parameters own a piece of each bucket. From level 1 on a
+// rank keeps masters and optimizer state of what it owns alone, from level 2 on gradients too.
 #pragma once
 
 #include "parallel/mesh.h"
@@ -9,25 +12,46 @@
 
 namespace ropewalk {
 
-// A parameter on this rank: a box of the global tensor and a stretch of the flat spans.
+// A parameter on this rank: a box of the global tensor and a stretch of a bucket.
 struct PlacedPart {
   ParameterSpec spec;
   Shape start, extent;
-  int64_t offset = 0;
-  int64_t numel() const { return extent.numel(); }
-  bool read_wide = false;
+  size_t bucket = 0;
+  int64_t offset = 0;         // in the bucket
+  Range owned{};              // of its elements: whole rows, which this rank updates
+  int64_t owned_at = 0;       // where they begin among all that this rank owns
   int tensor_copies = 1;      // over how many neighbouring tensor ranks the gradient is owed
   std::vector<int> stages{};  // that use it, ascending
-  bool counted = false;       // this rank stands for it in norms and on disk; exactly one rank does, for each element
+  bool counted = false;       // this rank stands for what it owns in norms and on disk; exactly one rank does, for each element
+
+  int64_t numel() const { return extent.numel(); }
 };
 
 // A storage on this rank.
 struct PlacedLeaf {
   std::shared_ptr<Leaf> leaf;
+  size_t bucket = 0;
   int64_t offset = 0;
-  Shape shape{};           // local
-  int uses = 0;            // contributions to its gradient in one microbatch
-  bool read_wide = false;  // ops read the master itself
+  Shape shape{};  // local
+  int uses = 0;   // contributions to its gradient in one microbatch
+  int unit = 0;   // that declared it first
+  int64_t numel() const { return shape.numel(); }
+};
+
+// Leaves that the same ranks hold and that are read in one dtype: what is summed, cut and gathered together.
+struct Bucket {
+  Group replicas{};   // the ranks that hold the same, each with a gradient from its own tokens
+  bool late = false;  // read on several stages, which come to it at different times
+  int64_t numel = 0;
+  bool sharded = false;  // the replicas own a piece each; else all own all
+  Cuts cuts{};           // between their pieces
+  Range owned{};
+  Tensor values{};  // [numel], what ops read
+  Tensor master{};  // [owned] wide; a part of `values` where ops read that
+  Tensor grad{};    // wide: [numel], or [owned] where gradients are cut
+  std::vector<size_t> leaves{}, parts{};
+
+  bool rounds() const { return values.dtype() != master.dtype(); }
 };
 
 // A buffer on this rank.
@@ -36,31 +60,56 @@ struct PlacedBuffer {
   bool counted = false;  // this rank stands for it on disk
 };
 
+struct StoreOptions {
+  DType compute = DType::kFloat32;  // of activations: bf16 gets working copies
+  uint64_t seed = 1;
+  int zero = 0;
+  int64_t bucket_bytes = 25 << 20;  // of gradients
+};
+
 class ParameterStore {
  public:
-  // `compute` is the dtype of activations: bf16 gets working copies.
-  ParameterStore(const Declarations& declarations, const Mesh& mesh, DType compute, uint64_t seed);
+  // Collective over all ranks of the mesh.
+  ParameterStore(const Declarations& declarations, const Mesh& mesh, const StoreOptions& options);
 
   const std::vector<PlacedPart>& parts() const { return parts_; }
   const std::vector<PlacedLeaf>& leaves() const { return leaves_; }
+  const std::vector<Bucket>& buckets() const { return buckets_; }
   const std::vector<PlacedBuffer>& buffers() const { return buffers_; }
-  const Tensor& master() const { return master_; }
-  const Tensor& grad() const { return grad_; }
-  // The part's stretch of a flat span laid out like master().
-  static Tensor span(const Tensor& flat, const PlacedPart& part) { return flat.narrow(0, part.offset, part.numel()); }
-  Tensor working_span(const PlacedPart& part) const;  // empty where ops read the master
-  // After masters were changed other than by the optimizer: rounds them into the working copies.
-  void refresh_working() const;
+  int zero() const { return zero_; }
+  DType wide_dtype() const { return wide_; }
+  int64_t numel() const;  // elements that this rank reads
+  // Elements that this rank owns: of what the optimizer keeps.
+  int64_t owned() const { return owned_; }
+
+  // Of what this rank owns of a part, flat. Gradients are whole only behind the reducer's sums.
+  Tensor master(const PlacedPart& part) const;
+  Tensor grad(const PlacedPart& part) const;
+  Tensor working(const PlacedPart& part) const;  // what ops read; empty where that is the master
+  // The part's stretch of a tensor [owned()].
+  static Tensor span(const Tensor& flat, const PlacedPart& part) { return flat.narrow(0, part.owned_at, part.owned.length); }
+
+  // After masters were changed other than by the optimizer: rounds them into what ops read.
+  void round_masters() const;
+  // After what ops read was changed: brings what other ranks own. Collective.
+  void gather() const;
 
  private:
+  struct Class;
+  bool starts_bucket(const FusedParameter& fused, size_t before, const StoreOptions& options) const;
   void place(const FusedParameter& fused, const Mesh& mesh);
+  void cut(Bucket& bucket) const;
+  void allocate(Bucket& bucket, DType read);
+  void own(Bucket& bucket, const Mesh& mesh);
   void initialise(const PlacedPart& part, uint64_t seed) const;
 
+  int zero_;
+  DType wide_;
   std::vector<PlacedPart> parts_;
   std::vector<PlacedLeaf> leaves_;
+  std::vector<Bucket> buckets_;
   std::vector<PlacedBuffer> buffers_;
-  int64_t numel_ = 0;
-  Tensor master_, grad_, working_;
+  int64_t owned_ = 0;
 };
 
 }  // namespace ropewalk

@@ -47,7 +47,7 @@ double ParameterGroups::weight_decay(const ParameterSpec& spec) const {
 Optimizer::Optimizer(const OptimizerOptions& options, const Declarations& declarations, const ParameterStore& store, int64_t steps)
     : options_(options), groups_(options, declarations), store_(store), steps_(steps) {
   if (options.type == OptimizerOptions::kAdamW)
-    for (const char* moment : {"m", "v"}) state_[moment] = zeros_like(store.master());
+    for (const char* moment : {"m", "v"}) state_[moment] = Tensor::zeros({store.owned()}, store.wide_dtype());
 }
 
 double Optimizer::lr(size_t group, int64_t step) const {
@@ -60,7 +60,7 @@ std::map<Kind, double> Optimizer::squared_grad_norms(const Mesh& mesh) const {
   const Tensor by_kind = Tensor::zeros({std::ssize(kKinds)}, DType::kFloat64);
   for (const PlacedPart& part : store_.parts()) {
     if (!part.counted) continue;
-    const Tensor grad = ParameterStore::span(store_.grad(), part);
+    const Tensor grad = store_.grad(part);
     double square = 0;
     launch(grad.device(), SumOfSquares{.x = grad, .sum = square});
     by_kind.data<double>()[static_cast<int>(part.spec.kind)] += square;
@@ -76,19 +76,19 @@ void Optimizer::step(int64_t step, double grad_scale) {
   ++updates_;
   last_update_.clear();
   for (const PlacedPart& part : store_.parts()) {
-    if (part.numel() == 0) continue;
+    if (part.owned.length == 0) continue;
     const UpdateSquares squares = update(part, lr(groups_.group_of(part.spec), step), grad_scale);
     if (!part.counted) continue;
     last_update_[part.spec.kind].update += squares.update;
     last_update_[part.spec.kind].weight += squares.weight;
   }
+  store_.gather();
 }
 
 UpdateSquares Optimizer::update(const PlacedPart& part, double lr, double grad_scale) const {
   UpdateSquares squares;
   const OptimizerValues& values = groups_.groups()[groups_.group_of(part.spec)].values;
-  const auto span = [&](const Tensor& flat) { return ParameterStore::span(flat, part); };
-  const Tensor master = span(store_.master()), working = store_.working_span(part), grad = span(store_.grad());
+  const Tensor master = store_.master(part), working = store_.working(part), grad = store_.grad(part);
   const double weight_decay = groups_.weight_decay(part.spec);
   if (options_.type == OptimizerOptions::kSgd) {
     launch(master.device(), SgdStep{.master = master,
@@ -100,7 +100,7 @@ UpdateSquares Optimizer::update(const PlacedPart& part, double lr, double grad_s
                                     .squares = &squares});
     return squares;
   }
-  const Tensor m = span(state_.at("m")), v = span(state_.at("v"));
+  const Tensor m = ParameterStore::span(state_.at("m"), part), v = ParameterStore::span(state_.at("v"), part);
   launch(master.device(), AdamWStep{.master = master,
                                     .working = working,
                                     .m = m,

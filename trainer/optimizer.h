@@ -29,14 +29,14 @@ class Optimizer {
 
   // Sums of squared gradients by kind over all ranks of the mesh, each element counted once.
   std::map<Kind, double> squared_grad_norms(const Mesh& mesh) const;
-  // Updates with grad_scale x gradient at the LR that each group has at `step`.
+  // Updates what this rank owns with grad_scale x gradient at the LR that each group has at `step`, and gathers the rest. Collective.
   void step(int64_t step, double grad_scale);
   // What the last step did, by kind: this rank's share, in which no element counts twice over the mesh.
   const std::map<Kind, UpdateSquares>& last_update() const { return last_update_; }
 
   double lr(size_t group, int64_t step) const;
   const ParameterGroups& groups() const { return groups_; }
-  // What a checkpoint must hold besides the weights: flat spans laid out like the store's, by name; and the number of updates so far.
+  // What a checkpoint must hold besides the weights, of what this rank owns [store.owned()], by name; and the number of updates so far.
   const std::map<std::string, Tensor>& state() const { return state_; }
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }

@@ -73,6 +73,9 @@ struct MeshOptions {
   std::optional<int> data;  // what the ranks leave
   bool sequence = true;
   int context_runs = 1;
+  int expert = 1;
+  bool expert_tensor = false;
+  int zero = 1;
   bool operator==(const MeshOptions&) const = default;
 };
 

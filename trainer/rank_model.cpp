@@ -31,11 +31,12 @@ RankModel::RankModel(const Options& options, const Group& all, const Degrees& de
       cp_{mesh_.context(), options.parallel.context_runs, tp_.sequence ? mesh_.rows() : mesh_.context()},
       dtype_(compute_dtype(options.train.precision)),
       model_(options.model, {.tp = tp_,
+                             .ep = {mesh_.expert(), options.parallel.expert_tensor},
                              .stage = mesh_.coordinate(Axis::kPipeline),
                              .stages = degrees.pipeline,
                              .recompute = options.train.recompute,
                              .residual = residual_dtype(options.train)}),
       declarations_(declare(model_, tp_)),
-      store_(declarations_, mesh_, dtype_, options.train.seed) {}
+      store_(declarations_, mesh_, {.compute = dtype_, .seed = options.train.seed, .zero = options.parallel.zero}) {}
 
 }  // namespace ropewalk

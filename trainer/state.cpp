@@ -3,12 +3,21 @@
 namespace ropewalk {
 namespace {
 
-Box box(const std::string& prefix, const PlacedPart& part, const Tensor& flat) {
-  return {.tensor = prefix + part.spec.name,
-          .global = part.spec.shape,
-          .start = part.start,
-          .extent = part.extent,
-          .data = ParameterStore::span(flat, part).reshape(part.extent)};
+// What this rank owns of a part, as boxes of the global tensor; `owned` holds it, flat.
+std::vector<Box> boxes(const std::string& prefix, const PlacedPart& part, const Tensor& owned) {
+  std::vector<Box> boxes;
+  int64_t at = 0;
+  for (const Region& region : regions_of_range(part.extent, part.owned.begin, part.owned.begin + part.owned.length)) {
+    Shape start = part.start;
+    for (int d = 0; d < start.rank(); ++d) start[d] += region.start[d];
+    boxes.push_back({.tensor = prefix + part.spec.name,
+                     .global = part.spec.shape,
+                     .start = start,
+                     .extent = region.extent,
+                     .data = owned.narrow(0, at, region.numel()).reshape(region.extent)});
+    at += region.numel();
+  }
+  return boxes;
 }
 
 Box box(const Buffer& buffer) {
@@ -20,34 +29,35 @@ Box box(const Buffer& buffer) {
 
 std::string prefix_of(const std::string& moment) { return "optimizer/" + moment + "/"; }
 
-void load(CheckpointReader& reader, const std::string& prefix, const ParameterStore& store, const Tensor& flat) {
-  for (const PlacedPart& part : store.parts())
-    if (part.numel() > 0) reader.read(box(prefix, part, flat));
+void load(CheckpointReader& reader, const std::vector<Box>& boxes) {
+  for (const Box& box : boxes) reader.read(box);
 }
 
 }  // namespace
 
 std::vector<Box> boxes_to_save(const ParameterStore& store, const Optimizer& optimizer) {
-  std::vector<Box> boxes;
+  std::vector<Box> all;
+  const auto add = [&](const std::vector<Box>& more) { all.insert(all.end(), more.begin(), more.end()); };
   for (const PlacedPart& part : store.parts()) {
-    if (!part.counted || part.numel() == 0) continue;
-    boxes.push_back(box("weights/", part, store.master()));
-    for (const auto& [moment, flat] : optimizer.state()) boxes.push_back(box(prefix_of(moment), part, flat));
+    if (!part.counted) continue;
+    add(boxes("weights/", part, store.master(part)));
+    for (const auto& [moment, flat] : optimizer.state()) add(boxes(prefix_of(moment), part, ParameterStore::span(flat, part)));
   }
   for (const PlacedBuffer& placed : store.buffers())
-    if (placed.counted) boxes.push_back(box(*placed.buffer));
-  return boxes;
+    if (placed.counted) all.push_back(box(*placed.buffer));
+  return all;
 }
 
 void load_weights(CheckpointReader& reader, const ParameterStore& store) {
-  load(reader, "weights/", store, store.master());
-  store.refresh_working();
+  for (const PlacedPart& part : store.parts()) load(reader, boxes("weights/", part, store.master(part)));
+  store.round_masters();
   for (const PlacedBuffer& placed : store.buffers())
     if (const Box whole = box(*placed.buffer); reader.has(whole.tensor)) reader.read(whole);
 }
 
 void load_optimizer(CheckpointReader& reader, const ParameterStore& store, Optimizer& optimizer) {
-  for (const auto& [moment, flat] : optimizer.state()) load(reader, prefix_of(moment), store, flat);
+  for (const auto& [moment, flat] : optimizer.state())
+    for (const PlacedPart& part : store.parts()) load(reader, boxes(prefix_of(moment), part, ParameterStore::span(flat, part)));
 }
 
 std::string weights_digest(CheckpointReader& reader) { return reader.digest({"weights/", "buffers/"}); }

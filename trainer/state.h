@@ -10,8 +10,8 @@ namespace ropewalk {
 
 // The boxes that this rank stands for.
 std::vector<Box> boxes_to_save(const ParameterStore& store, const Optimizer& optimizer);
-// Fills this rank's masters (and working copies) and buffers from a checkpoint of any mesh; a buffer that it does not hold keeps its
-// initial value.
+// Fills what this rank owns of the weights, and the buffers, from a checkpoint of any mesh; a buffer that it does not hold keeps its initial
+// value. ParameterStore::gather then brings the rest, once all ranks have read what they own.
 void load_weights(CheckpointReader& reader, const ParameterStore& store);
 void load_optimizer(CheckpointReader& reader, const ParameterStore& store, Optimizer& optimizer);
 

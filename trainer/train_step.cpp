@@ -37,7 +37,7 @@ TrainStep::TrainStep(const RankModel& model, Optimizer& optimizer, const TrainSt
       optimizer_(optimizer),
       options_(options),
       spikes_(options.skip_spikes),
-      reducer_(model.store(), model.declarations(), model.mesh(), model.tensor_parallel()),
+      reducer_(model.store(), model.tensor_parallel()),
       pipeline_(model.model(), model.mesh(), pipeline_options(model, options)) {}
 
 StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches, Health* health) {

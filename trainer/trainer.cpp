@@ -64,6 +64,7 @@ Trainer::Trainer(const Config& config, const Group& world, StopSignals& signals)
       metrics_(model_, optimizer_, {.rows = options_.train.batch, .length = options_.data.seq_len}, peak_flops(options_, world_)),
       signals_(signals) {
   agree(world_, [this] { resume(); });
+  model_.store().gather();
 }
 
 void Trainer::resume() {
@@ -188,8 +189,8 @@ void Trainer::begin() {
   if (!leader()) return;
   folder_.begin(config_.resolved, world_.size(), step_);
   log_to_file(folder_.log());
-  spdlog::info("{}: {} parameters on this rank, {} train tokens, {} validation rows, from step {}", folder_.path(),
-               model_.store().master().numel(), data_.train->tokens(), data_.validation ? data_.validation->count() : 0, step_);
+  spdlog::info("{}: {} parameters on this rank, {} train tokens, {} validation rows, from step {}", folder_.path(), model_.store().numel(),
+               data_.train->tokens(), data_.validation ? data_.validation->count() : 0, step_);
 }
 
 std::optional<Evaluation> Trainer::evaluate_if_due() const {
@@ -225,8 +226,7 @@ CheckpointMeta Trainer::meta() {
       .step = step_,
       .tokens = step_ * options_.train.batch * options_.data.seq_len,
       .config = config_.resolved,
-      .mesh = fmt::format("pipeline {}, data {}, context {}, tensor {}", model_.mesh().size(Axis::kPipeline),
-                          model_.mesh().size(Axis::kData), model_.mesh().size(Axis::kContext), model_.mesh().size(Axis::kTensor)),
+      .mesh = model_.mesh().degrees().describe(),
       .version = ROPEWALK_VERSION,
       .notes = {{"updates", std::to_string(optimizer_.updates())}, {"data", fmt::format("{:016x}", data_.train->digest())}}};
   if (train_step_.spikes()) meta.notes["spikes"] = train_step_.spikes()->state();

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "parallel/parameter_store.h"
@@ -62,7 +63,7 @@ TEST(Declarations, CountUsesByStageAndShareOneLeaf) {
 Tensor initial(const Init& init, const Shape& shape, uint64_t seed = 1) {
   Declarations declarations(false);
   const Var w = declarations.declare(ParameterSpec{.name = "w", .shape = shape, .init = init, .split = {}});
-  const ParameterStore store(declarations, Mesh(), DType::kFloat64, seed);
+  const ParameterStore store(declarations, Mesh(), {.compute = DType::kFloat64, .seed = seed});
   return w.data();
 }
 
@@ -87,8 +88,7 @@ TEST(ParameterStore, PutsFusedPartsOneBehindTheOtherWithTheirOwnNumbers) {
   const ParameterSpec a{.name = "p.a", .shape = {2, 3}, .init = {Init::kNormal, 1}, .split = {}};
   const ParameterSpec b{.name = "p.b", .shape = {4, 3}, .init = {Init::kNormal, 1}, .split = {}};
   const Var fused = fused_declarations.declare("p", {a, b}), alone = alone_declarations.declare(b);
-  const ParameterStore fused_store(fused_declarations, Mesh(), DType::kFloat32, 1),
-      alone_store(alone_declarations, Mesh(), DType::kFloat32, 1);
+  const ParameterStore fused_store(fused_declarations, Mesh(), {}), alone_store(alone_declarations, Mesh(), {});
   EXPECT_EQ(fused.shape(), (Shape{6, 3}));
   EXPECT_EQ(fused.data().narrow(0, 2, 4).to_vector<float>(), alone.data().to_vector<float>());
 }
@@ -98,11 +98,12 @@ TEST(ParameterStore, KeepsARoundedWorkingCopyInBf16ButNotOfWhatIsReadWide) {
   const Var w = declarations.declare(ParameterSpec{.name = "w", .shape = {8}, .init = {Init::kNormal, 1}, .split = {}});
   const Var norm =
       declarations.declare(ParameterSpec{.name = "n", .shape = {8}, .role = Role::kNorm, .init = {Init::kNormal, 1}, .split = {}});
-  const ParameterStore store(declarations, Mesh(), DType::kBFloat16, 1);
+  const ParameterStore store(declarations, Mesh(), {.compute = DType::kBFloat16});
   EXPECT_EQ(w.dtype(), DType::kBFloat16);
   EXPECT_EQ(norm.dtype(), DType::kFloat32);
   EXPECT_EQ(w.leaf()->grad.dtype(), DType::kFloat32);
-  const auto rounded = w.data().to_vector<float>(), master = store.master().narrow(0, 0, 8).to_vector<float>();
+  const auto part_of_w = std::find_if(store.parts().begin(), store.parts().end(), [](const auto& part) { return part.spec.name == "w"; });
+  const auto rounded = w.data().to_vector<float>(), master = store.master(*part_of_w).to_vector<float>();
   for (size_t i = 0; i < 8; ++i) EXPECT_EQ(rounded[i], static_cast<float>(bfloat16(master[i])));
 }
 

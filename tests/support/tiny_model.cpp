@@ -37,25 +37,25 @@ ModelOptions experts() {
   using enum RouterType;
   return tiny({{"M", Mamba2Options{.heads = 4, .head_dim = 4, .state = 3, .groups = 1, .conv = 3, .chunk = 5}},
                {"A", AttentionBlockOptions{.heads = 4, .kv_heads = 1, .head_dim = 4, .rope = RopeOptions{}, .window = {}}},
-               {"J", MoeOptions{.experts = 5,
-                                .hidden = 6,
+               {"J", MoeOptions{.experts = 4,
+                                .hidden = 8,
                                 .router = {.type = kSoftmaxTopk, .top_k = 2},
                                 .balance = 0.1,
                                 .shared = SharedExpertOptions{.hidden = 8, .gated = true}}},
                {"G", MoeOptions{.experts = 4,
-                                .hidden = 5,
+                                .hidden = 4,
                                 .act = Activation::kRelu2,
                                 .gated = false,
                                 .router = {.type = kTopkSoftmax, .top_k = 3},
                                 .z = 0.05,
                                 .shared = SharedExpertOptions{.hidden = 4}}},
-               {"D", MoeOptions{.experts = 6,
+               {"D", MoeOptions{.experts = 8,
                                 .hidden = 4,
-                                .router = {.type = kSigmoidBias, .top_k = 2, .scale = 1.5, .groups = 3, .top_groups = 2},
+                                .router = {.type = kSigmoidBias, .top_k = 2, .scale = 1.5, .groups = 4, .top_groups = 2},
                                 .bias_update = 0.05,
                                 .balance = 0.02,
                                 .z = 0.01}},
-               {"B", MoeOptions{.experts = 3, .hidden = 6, .router = {.type = kSigmoidTop1}, .router_bias = true}}},
+               {"B", MoeOptions{.experts = 4, .hidden = 8, .router = {.type = kSigmoidTop1}, .router_bias = true}}},
               {{"M", "J"}, {"A", "D"}, {"M", "B"}, {"A", "G"}, {"D"}});
 }
 
@@ -120,7 +120,8 @@ ModelOptions options_b() {
   return model;
 }
 
-// Mamba-1 with and without norms, with two heads (four ranks hold half a head each), beside attention, and shared by layers that read the embedding too.
+// Mamba-1 with and without norms, with two heads (four ranks hold half a head each), beside attention, and shared by layers that read the
+// embedding too.
 ModelOptions selective_scans() {
   ModelOptions model = tiny({{"S", Mamba1Options{.state = 3, .expand = 2, .conv = 4, .dt_rank = 2, .dtbc_norm = true}},
                              {"Z", Mamba1Options{.state = 2, .expand = 1, .conv = 3, .dt_rank = 1, .heads = 2}},

@@ -352,6 +352,9 @@ parallel:
   context: 1
   tensor: 1
   sequence: true
+  expert: 1
+  expert_tensor: false
+  zero: 1
   context_runs: 1
 checkpoint:
   every: 0

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "tests/support/finite_difference.h"
+#include "tests/support/parameters.h"
 #include "tests/support/tiny_model.h"
 #include "trainer/train_step.h"
 
@@ -47,7 +48,7 @@ struct Training {
   std::vector<double> load() const { return model.declarations().tallies().at(0)->counts.to_vector<double>(); }
   Tensor master(const std::string& name) const {
     for (const PlacedPart& part : model.store().parts())
-      if (part.spec.name == name) return ParameterStore::span(model.store().master(), part);
+      if (part.spec.name == name) return model.store().master(part);
     throw std::runtime_error("no parameter " + name);
   }
 
@@ -68,10 +69,10 @@ TEST(ExpertsObjective, HasTheGradientOfItsDifferences) {
     return scales.target * sums.cross_entropy + scales.sequence * sums.auxiliary;
   };
   objective();
-  const Tensor gradient = model.store().grad().contiguous_copy(), centre = model.store().master().contiguous_copy();
+  const Tensor gradient = testing::gradients(model.store()), centre = testing::masters(model.store());
   constexpr double kStep = 1e-6;
   for (const PlacedPart& part : model.store().parts()) {
-    const Tensor direction = random_tensor({part.numel()}, 5), values = ParameterStore::span(model.store().master(), part);
+    const Tensor direction = random_tensor({part.numel()}, 5), values = model.store().master(part);
     const auto moved = [&](double step) {
       const auto from = ParameterStore::span(centre, part).to_vector<double>(), along = direction.to_vector<double>();
       for (size_t i = 0; i < from.size(); ++i) values.data<double>()[i] = from[i] + step * along[i];
@@ -158,7 +159,7 @@ TEST(Router, StaysFp32UnderBf16) {
   for (const PlacedPart& part : model.store().parts()) {
     if (part.spec.role != Role::kRouter && part.spec.role != Role::kRouterBias) continue;
     ++routers;
-    EXPECT_TRUE(part.read_wide) << part.spec.name;
+    EXPECT_FALSE(model.store().working(part)) << part.spec.name << " is read rounded";
   }
   EXPECT_EQ(routers, 6);  // five blocks, one with a bias
 }

@@ -37,7 +37,7 @@ class Reference : public ::testing::TestWithParam<std::string> {
  protected:
   Reference() : golden_(read_golden(GetParam())), model_(options(), Group(), {}) {
     for (const PlacedPart& part : model_.store().parts())
-      ParameterStore::span(model_.store().master(), part).reshape(part.extent).copy_from(tensor("weights/" + part.spec.name, part.extent));
+      model_.store().master(part).reshape(part.extent).copy_from(tensor("weights/" + part.spec.name, part.extent));
     for (const PlacedBuffer& placed : model_.store().buffers())
       placed.buffer->value.copy_from(tensor("weights/" + placed.buffer->name, placed.buffer->shape));
   }
@@ -65,7 +65,7 @@ class Reference : public ::testing::TestWithParam<std::string> {
     std::vector<Sequence> sequences;
     for (int64_t row = 0; row < rows(); ++row)
       sequences.push_back({.tokens = tokens(row, 0, length()), .targets = tokens(row, 1, length()), .document_begins = {0}});
-    model_.store().grad().fill(0);
+    for (const PlacedPart& part : model_.store().parts()) model_.store().grad(part).fill(0);
     const double scale = 1.0 / static_cast<double>(rows() * length());
     return scale * Pipeline(model_.model(), model_.mesh(), model_.pipeline_options())
                        .forward_backward({make_microbatch(sequences, model_.mesh(), 1, 0)}, {.target = scale, .sequence = 0})
@@ -89,7 +89,7 @@ TEST_P(Reference, HasTheSameLossAndGradients) {
   EXPECT_NEAR(backward(), golden_.at("loss").item(), kTolerance);
   size_t compared = 0;
   for (const PlacedPart& part : model_.store().parts()) {
-    const Tensor given = ParameterStore::span(model_.store().grad(), part).reshape(part.extent);
+    const Tensor given = model_.store().grad(part).reshape(part.extent);
     EXPECT_LT(testing::relative_error(given, tensor("gradients/" + part.spec.name, part.extent)), kTolerance) << part.spec.name;
     ++compared;
   }

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "tests/support/finite_difference.h"
+#include "tests/support/parameters.h"
 #include "tests/support/tiny_model.h"
 #include "trainer/train_step.h"
 
@@ -33,7 +34,7 @@ class TinyRun : public ::testing::Test {
     options.train.recompute = recompute;
     model_.emplace(options, Group(), Degrees{});
     optimizer_.emplace(options.optimizer, model_->declarations(), model_->store(), 10);
-    before_ = model_->store().master().to_vector<double>();
+    before_ = testing::masters(model_->store()).to_vector<double>();
     const auto sequence = [&](int64_t i) { return testing::tiny_sequence(i, options.data.seq_len, options.model.vocabulary); };
     return TrainStep(*model_, *optimizer_, {.clip = 1.0})
         .run(0, make_batches(sequence, 0, {options.train.batch, 1, 1}, model_->mesh()), health);
@@ -58,19 +59,19 @@ TEST_F(TinyRun, AsksEveryScanOnceHoweverOftenItRuns) {
 
 TEST_F(TinyRun, RecomputesByKindToTheSameWeights) {
   const StepReport none = step(Recompute::kNone, nullptr);
-  const Tensor weights = model_->store().master().contiguous_copy();
+  const Tensor weights = testing::masters(model_->store());
   for (const auto& kinds : {std::set<std::string>{"mamba2"}, {"attention", "mlp"}, {"parallel"}}) {
     EXPECT_EQ(step(RecomputePolicy(kinds), nullptr).loss, none.loss);
-    EXPECT_TENSOR_NEAR(model_->store().master(), weights, 1e-10);
+    EXPECT_TENSOR_NEAR(testing::masters(model_->store()), weights, 1e-10);
   }
 }
 
 TEST_F(TinyRun, SaysHowFarTheUpdateWentByKind) {
   step(Recompute::kNone, nullptr);
-  const auto after = model_->store().master().to_vector<double>();
+  const auto after = testing::masters(model_->store()).to_vector<double>();
   std::map<Kind, UpdateSquares> expected;
   for (const PlacedPart& part : model_->store().parts())
-    for (int64_t i = part.offset; i < part.offset + part.numel(); ++i) {
+    for (int64_t i = part.owned_at; i < part.owned_at + part.numel(); ++i) {
       expected[part.spec.kind].update += (after[i] - before_[i]) * (after[i] - before_[i]);
       expected[part.spec.kind].weight += after[i] * after[i];
     }

@@ -22,7 +22,7 @@ Options three_layers(const ScaleOptions& scales) {
 void multiply(const RankModel& model, const std::string& ending, double factor) {
   for (const PlacedPart& part : model.store().parts()) {
     if (!part.spec.name.ends_with(ending)) continue;
-    const Tensor values = ParameterStore::span(model.store().master(), part);
+    const Tensor values = model.store().master(part);
     for (int64_t i = 0; i < values.numel(); ++i) values.data<double>()[i] *= factor;
   }
 }

@@ -4,6 +4,7 @@
 
 #include <limits>
 
+#include "tests/support/parameters.h"
 #include "tests/support/tiny_model.h"
 
 namespace ropewalk {
@@ -28,19 +29,19 @@ class Divergence : public ::testing::Test {
 
 TEST_F(Divergence, StepsThatAreNotFiniteAreSkipped) {
   TrainStep train_step(model_, optimizer_, {.clip = 1.0});
-  model_.store().master().data<double>()[0] = std::numeric_limits<double>::infinity();
-  const auto before = model_.store().master().to_vector<double>();
+  model_.store().master(model_.store().parts().front()).data<double>()[0] = std::numeric_limits<double>::infinity();
+  const auto before = testing::masters(model_.store()).to_vector<double>();
   EXPECT_STREQ(step(train_step, 0).skipped, "not finite");
   EXPECT_EQ(optimizer_.updates(), 0);
-  EXPECT_EQ(model_.store().master().to_vector<double>(), before);
+  EXPECT_EQ(testing::masters(model_.store()).to_vector<double>(), before);
 }
 
 TEST_F(Divergence, SpikesAreSkippedWhereAskedFor) {
   TrainStep train_step(model_, optimizer_, {.clip = 1.0, .skip_spikes = SpikeOptions{.sigma = 6, .window = 8}});
   train_step.spikes()->restore("1 1\n1.1 1.1\n1 1\n1.1 1.1\n");  // the tiny model's loss is above 2
-  const auto before = model_.store().master().to_vector<double>();
+  const auto before = testing::masters(model_.store()).to_vector<double>();
   EXPECT_STREQ(step(train_step, 0).skipped, "spike");
-  EXPECT_EQ(model_.store().master().to_vector<double>(), before);
+  EXPECT_EQ(testing::masters(model_.store()).to_vector<double>(), before);
   train_step.spikes()->restore("2 2\n2 9\n9 2\n9 9\n");
   EXPECT_EQ(step(train_step, 0).skipped, nullptr);
   EXPECT_EQ(optimizer_.updates(), 1);

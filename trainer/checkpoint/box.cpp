@@ -84,6 +84,27 @@ void for_each_stretch(const Region& from, const Region& to, const std::function<
   while (advance(index, *common, inner));
 }
 
+std::vector<Region> regions_of_range(const Shape& shape, int64_t begin, int64_t end) {
+  std::vector<Region> regions;
+  while (begin < end) {
+    // Along the first dim whose slices begin here and fit, as many of them as fit.
+    int d = 0;
+    int64_t slice = shape.numel() / shape[0];
+    while (begin % slice != 0 || end - begin < slice) slice /= shape[++d];
+    Region region{shape, shape};
+    int64_t rest = begin / slice;
+    for (int i = d; i >= 0; rest /= shape[i--]) {
+      region.start[i] = rest % shape[i];
+      region.extent[i] = 1;
+    }
+    region.extent[d] = std::min(shape[d] - region.start[d], (end - begin) / slice);
+    for (int i = d + 1; i < shape.rank(); ++i) region.start[i] = 0;
+    begin += region.numel();
+    regions.push_back(region);
+  }
+  return regions;
+}
+
 void for_each_slab(const Shape& shape, int64_t limit, const std::function<void(const Region&)>& body) {
   cut({zeros(shape.rank()), shape}, 0, limit, body);
 }

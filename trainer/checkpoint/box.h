@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "kernels/tensor/tensor.h"
 
@@ -41,6 +42,9 @@ struct Stretch {
 
 // The longest stretches that make up the overlap of two regions, in ascending order of both offsets.
 void for_each_stretch(const Region& from, const Region& to, const std::function<void(const Stretch&)>& body);
+
+// The elements [begin, end) of a dense row-major tensor as regions of it: few, as long as the range is made of whole rows.
+std::vector<Region> regions_of_range(const Shape& shape, int64_t begin, int64_t end);
 
 // Cuts a whole tensor into regions of at most `limit` elements that follow each other in row-major order.
 void for_each_slab(const Shape& shape, int64_t limit, const std::function<void(const Region&)>& body);

@@ -27,7 +27,9 @@ class MeshResolver {
     expect_fit("parallel.context", mesh_.context, context_cuts());
     expect_fit("parallel.tensor", mesh_.tensor, tensor_cuts());
     check_pipeline();
-    const Degrees degrees{.pipeline = mesh_.pipeline, .data = data_ranks(), .context = mesh_.context, .tensor = mesh_.tensor};
+    const Degrees degrees{
+        .pipeline = mesh_.pipeline, .data = data_ranks(), .context = mesh_.context, .tensor = mesh_.tensor, .expert = mesh_.expert};
+    expect_fit("parallel.expert", mesh_.expert, expert_cuts(degrees.data));
     check_batch(degrees.data);
     return degrees;
   }
@@ -74,6 +76,14 @@ class MeshResolver {
     return cuts;
   }
 
+  std::vector<Cut> expert_cuts(int data) const {
+    std::vector<Cut> cuts = {{"data x parallel.context", "parallel.data", data * mesh_.context}};
+    for (const std::string& name : blocks_in_use())
+      if (const auto* moe = std::get_if<MoeOptions>(&options_.model.blocks.at(name)))
+        cuts.push_back({fmt::format("model.blocks.{}.experts", name), fmt::format("model.blocks.{}.experts", name), moe->experts});
+    return cuts;
+  }
+
   std::set<std::string> blocks_in_use() const {
     std::set<std::string> names;
     for (const auto& layer : options_.model.layers) names.insert(layer.begin(), layer.end());
@@ -101,6 +111,7 @@ class MeshResolver {
       add(".hidden", mlp->hidden);
     } else if (const auto* moe = std::get_if<MoeOptions>(&options)) {
       if (moe->shared) add(".shared.hidden", moe->shared->hidden);
+      if (mesh_.expert_tensor) add(".hidden", moe->hidden);
     }
   }
 

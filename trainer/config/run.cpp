@@ -97,6 +97,12 @@ MeshOptions read_parallel(const Node& node) {
   mesh.context = degree("context", "Ranks that a sequence is cut over.");
   mesh.tensor = degree("tensor", "Ranks that heads, hidden layers and the vocabulary are cut over.");
   mesh.sequence = node["sequence"].about("Whether tensor ranks cut the sequence between the sub-layers.").flag(mesh.sequence);
+  mesh.expert = degree("expert", "Ranks that the experts of a mixture are shared out to: a divisor of data x context.");
+  mesh.expert_tensor = node["expert_tensor"].about("Whether tensor ranks cut the hidden layers of experts too.").flag(mesh.expert_tensor);
+  mesh.zero = static_cast<int>(
+      node["zero"]
+          .about("What the ranks with the same weights share out: 1 the optimizer's state, 2 gradients too, 3 weights too; 0 nothing.")
+          .integer(0, 3, mesh.zero));
   mesh.context_runs = degree("context_runs", "Stretches of a sequence that a context rank holds; more of them balance causal attention.");
   return mesh;
 }

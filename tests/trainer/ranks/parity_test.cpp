@@ -20,6 +20,8 @@ struct Case {
   bool sequence = true;
   Recompute recompute = Recompute::kNone;
   bool defer = false;
+  int zero = 0;
+  bool expert_tensor = false;
 };
 
 // Global tensors by name: what this mesh computed, the same on each of its ranks.
@@ -30,17 +32,19 @@ struct Outcome {
   Gathered gradients, weights;
 };
 
-Gathered gather(const RankModel& rank_model, const Tensor& flat) {
+Gathered gather(const RankModel& rank_model, Tensor (ParameterStore::*of)(const PlacedPart&) const) {
   Gathered all;
   const ParameterStore& store = rank_model.store();
   for (const auto& fused : rank_model.declarations().all()) {
     for (const ParameterSpec& spec : fused->parts) {
-      const Tensor whole = Tensor::zeros(spec.shape, flat.dtype());
+      const Tensor whole = Tensor::zeros(spec.shape, store.wide_dtype());
       for (const PlacedPart& part : store.parts()) {
-        if (part.spec.name != spec.name || !part.counted || part.numel() == 0) continue;
+        if (part.spec.name != spec.name || !part.counted || part.owned.length == 0) continue;
         Tensor place = whole;
         for (int d = 0; d < spec.shape.rank(); ++d) place = place.narrow(d, part.start[d], part.extent[d]);
-        place.copy_from(ParameterStore::span(flat, part).reshape(part.extent));
+        const Tensor local = Tensor::zeros({part.numel()}, store.wide_dtype());
+        local.narrow(0, part.owned.begin, part.owned.length).copy_from((store.*of)(part));
+        place.copy_from(local.reshape(part.extent));
       }
       all[spec.name] = rank_model.mesh().all().all_reduce(whole, "gather");
     }
@@ -52,6 +56,8 @@ Outcome train(const Options& options, const Group& group, const Case& layout) {
   Options local = options;
   local.parallel.context_runs = layout.pieces;
   local.parallel.sequence = layout.sequence;
+  local.parallel.zero = layout.zero;
+  local.parallel.expert_tensor = layout.expert_tensor;
   local.train.recompute = layout.recompute;
   const RankModel model(local, group, layout.degrees);
   Optimizer optimizer(local.optimizer, model.declarations(), model.store(), kSteps);
@@ -64,9 +70,9 @@ Outcome train(const Options& options, const Group& group, const Case& layout) {
     outcome.losses.push_back(report.loss);
     outcome.grad_norms.push_back(report.grad_norm);
     if (report.moe) outcome.of_experts.insert(outcome.of_experts.end(), {report.moe->aux_loss, report.moe->load_max_over_mean});
-    if (step == 0) outcome.gradients = gather(model, model.store().grad());
+    if (step == 0) outcome.gradients = gather(model, &ParameterStore::grad);
   }
-  outcome.weights = gather(model, model.store().master());
+  outcome.weights = gather(model, &ParameterStore::master);
   for (const PlacedBuffer& placed : model.store().buffers()) outcome.weights[placed.buffer->name] = placed.buffer->value;
   return outcome;
 }
@@ -144,12 +150,68 @@ std::vector<Case> all_layouts() {
   return cases;
 }
 
+// What ranks with the same weights share out, on meshes where that meets tensor copies, parameters of several stages, and context ranks.
+std::vector<Case> sharded_layouts() {
+  std::vector<Case> cases;
+  for (const int zero : {1}) {
+    const std::pair<const char*, Degrees> meshes[] = {{"Data2", {.data = 2}},
+                                                      {"Data4", {.data = 4}},
+                                                      {"Context2", {.context = 2}},
+                                                      {"Data2Context2", {.data = 2, .context = 2}},
+                                                      {"Pipeline2Data2", {.pipeline = 2, .data = 2}},
+                                                      {"Pipeline4", {.pipeline = 4}},
+                                                      {"Data2Tensor2", {.data = 2, .tensor = 2}}};
+    for (const auto& [name, degrees] : meshes) {
+      cases.push_back({.name = fmt::format("{}Zero{}", name, zero), .degrees = degrees, .zero = zero});
+      cases.push_back({.name = fmt::format("{}Zero{}RecomputeDeferred", name, zero),
+                       .degrees = degrees,
+                       .recompute = Recompute::kFull,
+                       .defer = true,
+                       .zero = zero});
+    }
+  }
+  return cases;
+}
+
+// Experts over data, context and both; with tensor ranks that cut the sequence, that do not, and that cut the experts.
+std::vector<Case> expert_layouts() {
+  std::vector<Case> cases;
+  const std::pair<const char*, Degrees> meshes[] = {{"Expert2", {.data = 2, .expert = 2}},
+                                                    {"Expert2OfContext2", {.context = 2, .expert = 2}},
+                                                    {"Expert2OfData4", {.data = 4, .expert = 2}},
+                                                    {"Expert4", {.data = 4, .expert = 4}},
+                                                    {"Expert4OfContext2", {.data = 2, .context = 2, .expert = 4}},
+                                                    {"Pipeline2Expert2", {.pipeline = 2, .data = 2, .expert = 2}}};
+  for (const auto& [name, degrees] : meshes)
+    for (const Recompute recompute : {Recompute::kNone, Recompute::kFull})
+      cases.push_back({.name = fmt::format("{}{}", name, recompute == Recompute::kFull ? "RecomputeZero1" : ""),
+                       .degrees = degrees,
+                       .recompute = recompute,
+                       .zero = recompute == Recompute::kFull ? 1 : 0});
+  for (const bool sequence : {true, false})
+    for (const bool expert_tensor : {true, false}) {
+      const std::string options = fmt::format("{}{}", sequence ? "" : "WholeSequence", expert_tensor ? "ExpertTensor" : "");
+      cases.push_back({.name = "Expert2Tensor2" + options,
+                       .degrees = {.data = 2, .tensor = 2, .expert = 2},
+                       .sequence = sequence,
+                       .zero = 1,
+                       .expert_tensor = expert_tensor});
+      if (expert_tensor)
+        cases.push_back({.name = "Tensor4" + options, .degrees = {.tensor = 4}, .sequence = sequence, .expert_tensor = true});
+    }
+  return cases;
+}
+
 using ModelAndCase = std::pair<testing::TinyModel, Case>;
 
 std::vector<ModelAndCase> all_cases() {
   std::vector<ModelAndCase> all;
-  for (const testing::TinyModel& model : testing::tiny_models())
+  for (const testing::TinyModel& model : testing::tiny_models()) {
     for (const Case& layout : all_layouts()) all.emplace_back(model, layout);
+    for (const Case& layout : sharded_layouts()) all.emplace_back(model, layout);
+    if (model.name == "Experts")
+      for (const Case& layout : expert_layouts()) all.emplace_back(model, layout);
+  }
   return all;
 }
 

@@ -45,6 +45,7 @@ struct TinyRun {
     CheckpointReader reader(folder);
     load_weights(reader, model.store());
     load_optimizer(reader, model.store(), optimizer);
+    model.store().gather();
     optimizer.set_updates(2);
   }
 
