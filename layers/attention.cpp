@@ -2,7 +2,6 @@
 
 #include <cmath>
 
-#include "kernels/attention/attention.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/views/views.h"
@@ -103,8 +102,8 @@ double Attention::score_scale() const {
 
 Var Attention::forward(const Var& u_BSD, Carry& carry, const Context& ctx) const {
   const auto [q_BSHP, k_BSKP, v_BSKP, gate_BSI] = project(tp_enter(u_BSD, tp_), carry, ctx);
-  const KeyValues keys = enter_keys(k_BSKP, v_BSKP, options_.window, ctx, kKeySlot);
-  Var y_BSI = merge_heads(attention(q_BSHP, keys.k, keys.v, keys.spans, {.scale = score_scale(), .window = options_.window}));
+  const AttentionOptions options{.scale = score_scale(), .window = options_.window};
+  Var y_BSI = merge_heads(context_attention(q_BSHP, k_BSKP, v_BSKP, options, ctx, kKeySlot));
   if (options_.output_gate == AttentionBlockOptions::kSigmoid) y_BSI = gated_activation(gate_BSI, y_BSI, Activation::kSigmoid);
   return with_bias(tp_leave(linear(y_BSI, out_proj_), tp_), out_bias_);
 }

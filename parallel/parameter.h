@@ -96,8 +96,11 @@ class Declarations {
   explicit Declarations(bool sequence_parallel) : sequence_parallel_(sequence_parallel) {}
 
   void enter_stage(int stage) { stage_ = stage; }
-  // What is declared from here on is read together: by one call site, by the head. Units are numbered from 0 in the order of entering.
-  void enter_unit() { units_.emplace_back(); }
+  // What is declared from here on is read together: by one call site, by the head. Returns the unit's number; 0 is what comes before any.
+  int enter_unit() {
+    units_.emplace_back();
+    return static_cast<int>(units_.size()) - 1;
+  }
   Var declare(const std::string& storage, std::vector<ParameterSpec> parts);
   Var declare(const ParameterSpec& spec) { return declare(spec.name, {spec}); }
   // The same name again is the same tally or buffer.

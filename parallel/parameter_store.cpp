@@ -133,6 +133,8 @@ void ParameterStore::place(const FusedParameter& fused, const Mesh& mesh) {
 
 void ParameterStore::cut(Bucket& bucket) const {
   bucket.sharded = zero_ >= 1 && bucket.replicas.size() > 1;
+  bucket.cut_grad = bucket.sharded && zero_ >= 2 && !bucket.late;
+  bucket.cut_values = bucket.sharded && zero_ >= 3 && !bucket.late;
   bucket.cuts = even_cuts(bucket.numel, bucket.replicas.size());
   for (int64_t& at : bucket.cuts)
     for (const size_t i : bucket.parts)
@@ -156,16 +158,14 @@ void ParameterStore::own(Bucket& bucket, const Mesh& mesh) {
 }
 
 void ParameterStore::allocate(Bucket& bucket, DType read) {
-  const Group alone, &among = bucket.sharded ? bucket.replicas : alone;
-  bucket.values = among.allocate_shared({bucket.numel}, read);
-  bucket.master =
-      read == wide_ ? bucket.values.narrow(0, bucket.owned.begin, bucket.owned.length) : Tensor::empty({bucket.owned.length}, wide_);
-  bucket.grad = bucket.replicas.allocate_shared({bucket.numel}, wide_);
+  const Group alone, &among = bucket.sharded && !bucket.cut_values ? bucket.replicas : alone;
+  bucket.values = among.allocate_shared({bucket.cut_values ? bucket.owned.length : bucket.numel}, read);
+  bucket.master = read == wide_ ? bucket.owned_values() : Tensor::empty({bucket.owned.length}, wide_);
+  bucket.grad = bucket.cut_grad ? Tensor::empty({bucket.owned.length}, wide_) : bucket.replicas.allocate_shared({bucket.numel}, wide_);
   bucket.grad.fill(0);
   for (const size_t i : bucket.leaves) {
-    const PlacedLeaf& placed = leaves_[i];
-    placed.leaf->data = bucket.values.narrow(0, placed.offset, placed.numel()).reshape(placed.shape);
-    placed.leaf->grad = bucket.grad.narrow(0, placed.offset, placed.numel()).reshape(placed.shape);
+    if (!bucket.cut_values) leaves_[i].leaf->data = leaves_[i].of(bucket.values);
+    if (!bucket.cut_grad) leaves_[i].leaf->grad = leaves_[i].of(bucket.grad);
   }
 }
 
@@ -198,23 +198,25 @@ Tensor ParameterStore::master(const PlacedPart& part) const {
 
 Tensor ParameterStore::grad(const PlacedPart& part) const {
   const Bucket& bucket = buckets_[part.bucket];
-  return owned_of(bucket.grad, bucket.grad.numel() == bucket.numel ? 0 : bucket.owned.begin, part);
+  return owned_of(bucket.grad, bucket.cut_grad ? bucket.owned.begin : 0, part);
 }
 
 Tensor ParameterStore::working(const PlacedPart& part) const {
   const Bucket& bucket = buckets_[part.bucket];
-  return bucket.rounds() ? owned_of(bucket.values, 0, part) : Tensor();
+  return bucket.rounds() ? owned_of(bucket.owned_values(), bucket.owned.begin, part) : Tensor();
 }
 
 void ParameterStore::round_masters() const {
   for (const Bucket& bucket : buckets_)
-    if (bucket.rounds()) bucket.values.narrow(0, bucket.owned.begin, bucket.owned.length).copy_from(bucket.master);
+    if (bucket.rounds()) bucket.owned_values().copy_from(bucket.master);
 }
 
 void ParameterStore::gather() const {
+  ++version_;
   std::vector<Work> under_way;
   for (const Bucket& bucket : buckets_)
-    if (bucket.sharded) under_way.push_back(bucket.replicas.all_gather_in_place(bucket.values, bucket.cuts, "parameters"));
+    if (bucket.sharded && !bucket.cut_values)
+      under_way.push_back(bucket.replicas.all_gather_in_place(bucket.values, bucket.cuts, "parameters"));
   for (Work& work : under_way) work.wait();
 }
 

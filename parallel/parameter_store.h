@@ -35,7 +35,9 @@ struct PlacedLeaf {
   Shape shape{};  // local
   int uses = 0;   // contributions to its gradient in one microbatch
   int unit = 0;   // that declared it first
+
   int64_t numel() const { return shape.numel(); }
+  Tensor of(const Tensor& bucket) const { return bucket.narrow(0, offset, numel()).reshape(shape); }
 };
 
 // Leaves that the same ranks hold and that are read in one dtype: what is summed, cut and gathered together.
@@ -43,15 +45,18 @@ struct Bucket {
   Group replicas{};   // the ranks that hold the same, each with a gradient from its own tokens
   bool late = false;  // read on several stages, which come to it at different times
   int64_t numel = 0;
-  bool sharded = false;  // the replicas own a piece each; else all own all
-  Cuts cuts{};           // between their pieces
+  bool sharded = false;     // the replicas own a piece each; else all own all
+  bool cut_grad = false;    // of gradients too each keeps its piece alone
+  bool cut_values = false;  // and of what ops read
+  Cuts cuts{};              // between their pieces
   Range owned{};
-  Tensor values{};  // [numel], what ops read
+  Tensor values{};  // what ops read: [numel], or [owned] where that is cut: then their leaves have it while their unit runs
   Tensor master{};  // [owned] wide; a part of `values` where ops read that
-  Tensor grad{};    // wide: [numel], or [owned] where gradients are cut
+  Tensor grad{};    // wide: [numel], or [owned] where gradients are cut: then their leaves have them while backward adds to them
   std::vector<size_t> leaves{}, parts{};
 
   bool rounds() const { return values.dtype() != master.dtype(); }
+  Tensor owned_values() const { return cut_values ? values : values.narrow(0, owned.begin, owned.length); }
 };
 
 // A buffer on this rank.
@@ -91,8 +96,10 @@ class ParameterStore {
 
   // After masters were changed other than by the optimizer: rounds them into what ops read.
   void round_masters() const;
-  // After what ops read was changed: brings what other ranks own. Collective.
+  // After what ops read was changed: brings what other ranks own, where that is not cut. Collective.
   void gather() const;
+  // How often that was.
+  int64_t version() const { return version_; }
 
  private:
   struct Class;
@@ -110,6 +117,7 @@ class ParameterStore {
   std::vector<Bucket> buckets_;
   std::vector<PlacedBuffer> buffers_;
   int64_t owned_ = 0;
+  mutable int64_t version_ = 0;
 };
 
 }  // namespace ropewalk

@@ -18,7 +18,9 @@ void expect_inside(const char* name, const AnyRun& run, const Tensor& x) {
          run.begin + run.length, run.row);
 }
 
-void check(const Tensor& q, const Tensor& k, const Tensor& v, const Spans& spans, const AttentionOptions& options) {
+}  // namespace
+
+void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Spans& spans, const AttentionOptions& options) {
   expect_heads("q", q, q.dtype());
   expect_heads("k", k, q.dtype());
   expect_heads("v", v, q.dtype());
@@ -32,6 +34,8 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Spans& spans
     for (const KeyRun& keys : run.keys) expect_inside("k", keys, k);
   }
 }
+
+namespace {
 
 // Of a query and a key that it sees.
 int64_t visible_pairs(const Spans& spans, const std::optional<int64_t>& window) {
@@ -56,7 +60,7 @@ Tensor with_zeros_outside(const Spans& spans, const Tensor& result) {
 }  // namespace
 
 Var attention(const Var& q, const Var& k, const Var& v, const Spans& spans, const AttentionOptions& options) {
-  check(q.data(), k.data(), v.data(), spans, options);
+  check_attention(q.data(), k.data(), v.data(), spans, options);
   const Tensor y = with_zeros_outside(spans, empty_like(q.data()));
   const Tensor lse = Tensor::empty({q.dim(0), q.dim(2), q.dim(1)}, wide(q.dtype()), y.device());
   launch(y.device(), AttentionForward{.y = y, .lse = lse, .q = q.data(), .k = k.data(), .v = v.data(), .spans = spans, .options = options});

@@ -21,14 +21,20 @@ struct AttentionOptions {
 };
 
 Var attention(const Var& q, const Var& k, const Var& v, const Spans& spans, const AttentionOptions& options);
+// Throws ShapeError where these do not fit together.
+void check_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Spans& spans, const AttentionOptions& options);
 
 // lse [B, H, S] is +inf where a token sees no key, which makes every probability that backward recomputes 0.
 // Tokens outside of all spans are not written: not in y, lse or dq. dk and dv are written everywhere.
+//
+// Keys may come in parts, a launch each, that merge into what is there: y = sum_i e^(lse_i - lse) y_i, lse = log sum_i e^lse_i over the
+// parts i. Backward takes the y and lse of all keys, and is a sum over the parts. Then y and dq are in the wide type; all results may be.
 struct AttentionForward {
   const Tensor &y, &lse;
   const Tensor &q, &k, &v;
   const Spans& spans;
   const AttentionOptions& options;
+  bool merge = false;  // y and lse hold the result over other keys
 };
 // dq, or dk and dv, may be empty handles: not wanted.
 struct AttentionBackward {
@@ -36,6 +42,7 @@ struct AttentionBackward {
   const Tensor &dy, &q, &k, &v, &y, &lse;
   const Spans& spans;
   const AttentionOptions& options;
+  bool merge = false;  // dq holds the gradient through other keys
 };
 void launch(Cpu, const AttentionForward& args);
 void launch(Cpu, const AttentionBackward& args);

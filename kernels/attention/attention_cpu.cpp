@@ -1,12 +1,13 @@
 // Both passes hold one tile fixed and stream the other side past it: forward holds queries, backward keys. A tile of scores is
 // (fixed rows) x (streamed columns). The fixed side is packed by the task that holds it; the streamed side once a launch, in tiles of the
 // tensor's own tokens: what of a tile a run does not hold is hidden in the scores.
-#include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "kernels/attention/attention.h"
 #include "kernels/attention/few_queries.h"
 #include "kernels/attention/heads.h"
+#include "kernels/attention/results.h"
 #include "kernels/attention/score_tile.h"
 #include "kernels/matmul/panels.h"
 
@@ -65,8 +66,7 @@ class ForwardPass : Pass<T, P> {
  public:
   explicit ForwardPass(const AttentionForward& args)
       : Base(args),
-        y_(args.y),
-        lse_(args.lse.data<W>()),
+        results_(args),
         reader_(plan_.keys, width_),
         k_columns_(units_.slots(), plan_.most_keys_read(), Base::columns_size()),
         v_rows_(units_.slots(), plan_.most_keys_read(), Base::rows_size()),
@@ -89,9 +89,9 @@ class ForwardPass : Pass<T, P> {
  private:
   struct Statistics {
     static constexpr int64_t kLanes = score_tile::kLanes<W>;
-    W top[kTile], sums[kTile * kLanes] = {}, decay[kTile];
+    W top[kTile], lanes[kTile * kLanes] = {}, decay[kTile];
     Statistics() { std::fill_n(top, kTile, std::numeric_limits<W>::lowest()); }
-    W sum(int64_t row) const { return std::accumulate(sums + row * kLanes, sums + (row + 1) * kLanes, W(0)); }
+    W sum(int64_t row) const { return std::accumulate(lanes + row * kLanes, lanes + (row + 1) * kLanes, W(0)); }
   };
 
   void pack(int64_t unit, int64_t place, int64_t slot) const {
@@ -104,7 +104,7 @@ class ForwardPass : Pass<T, P> {
     W* const y = y_sums_.mine();
     Statistics statistics;
     std::fill_n(y, queries.tokens.length * width_, W(0));
-    prefetch_rows(width_, y_.rows(queries.tokens, head));
+    results_.prefetch(queries.tokens, head);
     Base::pack_left(q_.rows(queries.tokens, head), q_room_.mine());
     for (const KeyRun& run : queries.run->keys)
       plan_.keys.for_each(plan_.visibility.keys_of(queries.tokens, TokenRange::of(run)),
@@ -112,7 +112,9 @@ class ForwardPass : Pass<T, P> {
                             const Band band = plan_.visibility.band_of_queries(queries.tokens, keys, at);
                             add_tile(queries.tokens.length, band, tile, slot, statistics, y);
                           });
-    finish(queries.tokens, head, statistics, y);
+    W sums[kTile];
+    for (int64_t i = 0; i < queries.tokens.length; ++i) sums[i] = statistics.sum(i);
+    results_.store(queries.tokens, head, statistics.top, sums, y);
   }
 
   void add_tile(int64_t rows, const Band& band, int64_t tile, int64_t slot, Statistics& statistics, W* y) const {
@@ -121,27 +123,13 @@ class ForwardPass : Pass<T, P> {
     Element* const p = p_room_.mine();
     P::multiply(rows, columns, width_, q_room_.mine(), k_columns_.at(slot, place), scores, kTile);
     const W scale = score_tile::hide_outside(rows, band, scale_, scores);
-    vectorized<score_tile::softmax_step<W>>(rows, scale, scores, statistics.top, statistics.sums, statistics.decay);
+    vectorized<score_tile::softmax_step<W>>(rows, scale, scores, statistics.top, statistics.lanes, statistics.decay);
     vectorized<score_tile::decay_rows<W>>(rows, width_, statistics.decay, y);
     P::left(rows, columns, scores, kTile, p);
     P::add(rows, width_, columns, p, v_rows_.at(slot, place), y, width_);
   }
 
-  // The sum is 0 where a token sees no key: its y stays 0.
-  void finish(const TokenRange& queries, int64_t head, const Statistics& statistics, const W* y) const {
-    W* const lse = lse_ + Base::statistic_at(queries, head);
-    W factors[kTile];
-    for (int64_t i = 0; i < queries.length; ++i) {
-      const W sum = statistics.sum(i);
-      lse[i] = sum == 0 ? score_tile::kInfinity<W> : statistics.top[i] + std::log(sum);
-      factors[i] = sum == 0 ? W(0) : 1 / sum;
-    }
-    const HeadRows<T> to = y_.rows(queries, head);
-    vectorized<store_rows<T, W>>(queries.length, width_, factors, y, to.data, to.stride);
-  }
-
-  HeadsView<T> y_;
-  W* lse_;
+  Results<T> results_;
   TileReader<T> reader_;
   SlotTiles<Element> k_columns_, v_rows_;
   ThreadScratch<Element> q_room_, p_room_;
@@ -184,6 +172,7 @@ class BackwardPass : Pass<T, P> {
         dy_columns_(units_.slots(), places_, Base::columns_size()),
         dy_rows_(units_.slots(), places_, Base::rows_size()),
         dq_sums_(units_.slots(), args.dq ? segments_ * places_ : 0, kTile * width_),
+        dq_begun_(units_.slots(), args.dq ? segments_ * places_ : 0, 1),
         k_room_(P::left_size(kTile, width_)),
         k_rows_room_(Base::rows_size()),
         v_room_(P::left_size(kTile, width_)),
@@ -216,7 +205,16 @@ class BackwardPass : Pass<T, P> {
   // A place is a tile and head.
   int64_t place_of(int64_t tile, int64_t head) const { return plan_.place_of_queries(tile) * group_ + head % group_; }
 
-  W* dq_sums(int64_t slot, int64_t segment, int64_t place) const { return dq_sums_.at(slot, segment * places_ + place); }
+  // Most segments reach only some of the queries, so only the first one's sums begin before anything is added to them.
+  void prepare_dq_sums(int64_t slot, int64_t place) const {
+    for (int64_t segment = 0; segment < segments_; ++segment) *dq_begun_.at(slot, segment * places_ + place) = 0;
+    begun_dq_sums(slot, 0, place);
+  }
+  W* begun_dq_sums(int64_t slot, int64_t segment, int64_t place) const {
+    W* const sums = dq_sums_.at(slot, segment * places_ + place);
+    if (!std::exchange(*dq_begun_.at(slot, segment * places_ + place), 1)) std::fill_n(sums, kTile * width_, W(0));
+    return sums;
+  }
 
   void prepare(int64_t unit, int64_t place, int64_t slot) const {
     const int64_t tile = Base::group_of(unit).queries_read[static_cast<size_t>(place / group_)];
@@ -228,7 +226,7 @@ class BackwardPass : Pass<T, P> {
     Base::pack_columns(dy_rows, dy_columns_.at(slot, place));
     Base::pack_rows(dy_rows, dy_rows_.at(slot, place));
     find_delta(tile, head, dy_rows);
-    for (int64_t segment = 0; args_.dq && segment < segments_; ++segment) std::fill_n(dq_sums(slot, segment, place), kTile * width_, W(0));
+    if (args_.dq) prepare_dq_sums(slot, place);
   }
 
   // delta = <dy, y> = sum over keys of p * dp: what the softmax's normalisation takes off every slope.
@@ -252,16 +250,17 @@ class BackwardPass : Pass<T, P> {
     std::fill_n(dv, tile.length * width_, W(0));
     const TokenRange keys{tile.row, tile.begin, tile.length, 0};
     if (args_.dk) {
-      prefetch_rows(width_, HeadsView<T>(args_.dk).rows(keys, kv_head));
-      prefetch_rows(width_, HeadsView<T>(args_.dv).rows(keys, kv_head));
+      const auto prefetch = [&](const auto& rows) { prefetch_rows(width_, rows); };
+      with_rows<T>(args_.dk, keys, kv_head, prefetch);
+      with_rows<T>(args_.dv, keys, kv_head, prefetch);
     }
     for (const KeyUse& use : tile.uses) {
       const int64_t offset = (use.keys.begin - tile.begin) * width_;
       add_use(use, kv_head, segment, slot, dk + offset, dv + offset);
     }
     if (!args_.dk) return;
-    store_scaled(dk, scale_, HeadsView<T>(args_.dk).rows(keys, kv_head));
-    store_scaled(dv, W(1), HeadsView<T>(args_.dv).rows(keys, kv_head));
+    store_scaled(dk, scale_, args_.dk, keys, kv_head);
+    store_scaled(dv, W(1), args_.dv, keys, kv_head);
   }
 
   void add_use(const KeyUse& use, int64_t kv_head, int64_t segment, int64_t slot, W* dk, W* dv) const {
@@ -305,26 +304,39 @@ class BackwardPass : Pass<T, P> {
     }
     if (args_.dq) {
       P::left_transposed(columns, rows, slopes, kTile, factor);
-      P::add(columns, width_, rows, factor, k_rows_room_.mine(), dq_sums(slot, segment, place), width_);
+      P::add(columns, width_, rows, factor, k_rows_room_.mine(), begun_dq_sums(slot, segment, place), width_);
     }
   }
 
   void store_query_gradient(const TokenRange& queries, int64_t head, int64_t slot) const {
     plan_.queries.for_each(queries, [&](int64_t tile, const TokenRange& tokens, int64_t at) {
       const int64_t place = place_of(tile, head), size = tokens.length * width_;
-      W* const sums = dq_sums(slot, 0, place) + at * width_;
+      W* const sums = dq_sums_.at(slot, place) + at * width_;
       for (int64_t segment = 1; segment < segments_; ++segment) {
-        const W* const more = dq_sums(slot, segment, place) + at * width_;
+        if (!*dq_begun_.at(slot, segment * places_ + place)) continue;
+        const W* const more = dq_sums_.at(slot, segment * places_ + place) + at * width_;
         for (int64_t i = 0; i < size; ++i) sums[i] += more[i];
       }
-      store_scaled(sums, scale_, HeadsView<T>(args_.dq).rows(tokens, head));
+      if (args_.merge)
+        add_scaled(sums, scale_, HeadsView<W>(args_.dq).rows(tokens, head));
+      else
+        store_scaled(sums, scale_, args_.dq, tokens, head);
     });
   }
 
-  void store_scaled(const W* from, W scale, const HeadRows<T>& to) const {
+  void store_scaled(const W* from, W scale, const Tensor& x, const TokenRange& tokens, int64_t head) const {
     W factors[kTile];
     std::fill_n(factors, kTile, scale);
-    vectorized<store_rows<T, W>>(to.tokens, width_, factors, from, to.data, to.stride);
+    with_rows<T>(x, tokens, head, [&]<class X>(const HeadRows<X>& to) {
+      vectorized<store_rows<X, W>>(to.tokens, width_, factors, from, to.data, to.stride);
+    });
+  }
+
+  void add_scaled(const W* from, W scale, const HeadRows<W>& to) const {
+    W kept[kTile], factors[kTile];
+    std::fill_n(kept, kTile, W(1));
+    std::fill_n(factors, kTile, scale);
+    vectorized<add_rows<W>>(to.tokens, width_, kept, factors, from, to.data, to.stride);
   }
 
   const AttentionBackward& args_;
@@ -336,6 +348,7 @@ class BackwardPass : Pass<T, P> {
   TileReader<T> reader_;
   SlotTiles<Element> q_columns_, q_rows_, dy_columns_, dy_rows_;
   SlotTiles<W> dq_sums_;
+  SlotTiles<uint8_t> dq_begun_;  // of each of these sums
   ThreadScratch<Element> k_room_, k_rows_room_, v_room_, factor_room_;
   ThreadScratch<W> scores_, slopes_, dk_sums_, dv_sums_;
 };

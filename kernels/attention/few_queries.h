@@ -2,10 +2,9 @@
 // would cost more than the products.
 #pragma once
 
-#include <cmath>
-
 #include "kernels/attention/attention.h"
 #include "kernels/attention/heads.h"
+#include "kernels/attention/results.h"
 #include "kernels/attention/score_tile.h"
 #include "kernels/tensor/math.h"
 
@@ -77,8 +76,7 @@ class FewQueries {
         q_(args.q),
         k_(args.k),
         v_(args.v),
-        y_(args.y),
-        lse_(args.lse.data<W>()),
+        results_(args),
         visibility_{std::min(args.options.window.value_or(Visibility::kUnlimited), Visibility::kUnlimited)},
         heads_(args.q.dim(2)),
         width_(args.q.dim(3)),
@@ -132,16 +130,12 @@ class FewQueries {
       const HeadRows<const T> v = v_.rows(keys, kv_head);
       vectorized<add_values<T, W>>(v.tokens, width_, p + before, v.data, v.stride, y);
     });
-    lse_[(query.row * heads_ + head) * args_.q.dim(1) + query.begin] =
-        n == 0 ? std::numeric_limits<W>::infinity() : largest + std::log(sum);
-    const W factor = n == 0 ? W(0) : 1 / sum;
-    vectorized<store_rows<T, W>>(1, width_, &factor, y, y_.rows(query, head).data, 0);
+    results_.store(query, head, &largest, &sum, y);
   }
 
   const AttentionForward& args_;
   HeadsView<const T> q_, k_, v_;
-  HeadsView<T> y_;
-  W* lse_;
+  Results<T> results_;
   Visibility visibility_;
   int64_t heads_, width_;
   ThreadScratch<W> scores_, sums_, wide_q_;

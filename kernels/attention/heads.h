@@ -42,6 +42,22 @@ void store_rows(int64_t rows, int64_t width, const W* factor, const W* from, T* 
     for (int64_t p = 0; p < width; ++p) store(to + i * stride + p, factor[i] * from[i * width + p]);
 }
 
+// to = kept[i] * to + factor[i] * from[i], rows [width].
+template <class W>
+void add_rows(int64_t rows, int64_t width, const W* kept, const W* factor, const W* from, W* to, int64_t stride) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t p = 0; p < width; ++p) to[i * stride + p] = kept[i] * to[i * stride + p] + factor[i] * from[i * width + p];
+}
+
+// Calls body with rows of a result, which is in T or in its wide type.
+template <class T, class Body>
+void with_rows(const Tensor& x, const TokenRange& tokens, int64_t head, const Body& body) {
+  if (x.dtype() == dtype_of<T>())
+    body(HeadsView<T>(x).rows(tokens, head));
+  else
+    body(HeadsView<Wide<T>>(x).rows(tokens, head));
+}
+
 template <class T>
 void prefetch_rows(int64_t width, const HeadRows<T>& rows) {
   for (int64_t i = 0; i < rows.tokens; ++i) prefetch(width, rows.data + i * rows.stride);

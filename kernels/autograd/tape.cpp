@@ -69,6 +69,12 @@ Tensor Backprop::room(int input, const Tensor& like) const {
   return reserved ? reserved : empty_like(like);
 }
 
+Tensor& Backprop::sum_into(const Var& parameter) const {
+  Leaf& leaf = *parameter.leaf();
+  if (!leaf.grad) leaf.make_grad();
+  return leaf.grad;
+}
+
 Tensor Backprop::take(int input) {
   const Var& from = tape_.nodes_[node_].inputs[input];
   if (from.node_ < 0) return {};
@@ -169,7 +175,7 @@ void Tape::accumulate(int64_t node, int output, const Tensor& dx) {
 std::vector<std::shared_ptr<Leaf>> Tape::leaves_of(const Node& node) {
   std::vector<std::shared_ptr<Leaf>> leaves;
   for (const Var& input : node.inputs)
-    if (input.leaf_ && input.leaf_->grad) leaves.push_back(input.leaf_);
+    if (input.leaf_ && input.wants_gradient()) leaves.push_back(input.leaf_);
   return leaves;
 }
 

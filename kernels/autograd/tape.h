@@ -23,7 +23,8 @@ class Tape;
 struct Leaf {
   std::string name;
   Tensor data;                            // working copy, in the dtype that ops compute with
-  Tensor grad;                            // same shape; fp32 or fp64; empty where no gradient is wanted
+  Tensor grad;                            // same shape; fp32 or fp64
+  std::function<void()> make_grad;        // sets grad, zeros, when a rule asks for it; neither: no gradient is wanted
   std::function<void()> on_contribution;  // after each op's contribution to grad, also an op that turned out to give nothing
 };
 
@@ -42,7 +43,7 @@ class Var {
   Tape* tape() const { return tape_; }
   const std::shared_ptr<Leaf>& leaf() const { return leaf_; }
   // Whether backward has a use for this value's gradient.
-  bool wants_gradient() const { return leaf_ ? bool(leaf_->grad) : node_ >= 0; }
+  bool wants_gradient() const { return leaf_ ? leaf_->grad || leaf_->make_grad : node_ >= 0; }
   Var detached() const { return leaf_ ? *this : Var(tensor_); }
 
  private:
@@ -67,8 +68,8 @@ class Backprop {
   // Where to compute the gradient that the rule then gives, and keeps nowhere else: `like` in shape and dtype. Of a part of a whole it is
   // the part's place in the whole's gradient, with a dense last dim, so that backward need not put the parts together; else a new tensor.
   Tensor room(int input, const Tensor& like) const;
-  Tensor place(int input) const;                                                   // the same, but empty where there is no such place
-  Tensor& sum_into(const Var& parameter) const { return parameter.leaf()->grad; }  // the op does +=
+  Tensor place(int input) const;                 // the same, but empty where there is no such place
+  Tensor& sum_into(const Var& parameter) const;  // the op does +=
   // What other uses have given the input so far, dense, for a rule that adds to it while it computes and gives the sum; empty: nothing.
   Tensor take(int input);
   void later(std::function<void(Backprop&)> weight_part);  // runs now, or at Tape::run_deferred(); must not give()

@@ -103,9 +103,9 @@ Tensor Group::reduce_scatter(const Tensor& x, int dim, const char* label) const 
   return pending(slice, transport_->reduce_scatter(slices, slice, even_cuts(slices.numel(), size()), label));
 }
 
-void Group::send(const Tensor& x, int to, const char* label) const {
+Work Group::send(const Tensor& x, int to, const char* label) const {
   expect(size() > 1, "{}: a group of one has nobody to send to", label);
-  transport_->send(x.packed(), to, label);
+  return transport_->send(x.packed(), to, label);
 }
 
 Tensor Group::receive(const Shape& shape, DType dtype, int from, const char* label) const {

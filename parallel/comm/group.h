@@ -83,8 +83,8 @@ class Group {
   Tensor all_to_all(const Tensor& x, const std::vector<int64_t>& sent, const std::vector<int64_t>& received, const char* label) const;
   Tensor all_gather(const Tensor& x, int dim, const char* label) const;      // the ranks' x side by side along dim, by rank
   Tensor reduce_scatter(const Tensor& x, int dim, const char* label) const;  // this rank's slice along dim of the sum
-  // Point to point. The send completes on its own; the group holds the tensor until then.
-  void send(const Tensor& x, int to, const char* label) const;
+  // Point to point. The send completes on its own, and the group holds the tensor until then; who wants to wait may.
+  Work send(const Tensor& x, int to, const char* label) const;
   Tensor receive(const Shape& shape, DType dtype, int from, const char* label) const;
 
   // Host values; these block. Sums are added in the order of ranks, so that every rank gets the same bits.

@@ -6,8 +6,7 @@
 // State::length.
 #pragma once
 
-#include <optional>
-
+#include "kernels/attention/attention.h"
 #include "kernels/selective_scan/selective_scan.h"
 #include "kernels/ssd/ssd.h"
 #include "parallel/context.h"
@@ -29,11 +28,9 @@ Var enter_state(const SsdStates& states, const std::vector<int64_t>& first_chunk
 // likewise.
 SelectiveScan enter_scan(SelectiveScanInputs in, const Context& ctx, int slot);
 
-struct KeyValues {
-  Var k, v;     // [B', T, K, P]: own, gathered over ranks, or behind the cached ones
-  Spans spans;  // which of them each of this rank's query runs may see
-};
-// `window` bounds what a cache must keep: window - 1 tokens are enough. Without one it must hold the whole sequence.
-KeyValues enter_keys(const Var& k_BSKP, const Var& v_BSKP, const std::optional<int64_t>& window, const Context& ctx, int slot);
+// Causal attention (kernels/attention) of this rank's queries to the keys of their documents, wherever those are: here, on other ranks
+// (ring_attention.h), in the cache (cached_keys.h).
+Var context_attention(const Var& q_BSHP, const Var& k_BSKP, const Var& v_BSKP, const AttentionOptions& options, const Context& ctx,
+                      int slot);
 
 }  // namespace ropewalk

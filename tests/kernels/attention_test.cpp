@@ -169,9 +169,55 @@ void expect_near(const Tensors& given, const Tensors& expected, double tolerance
   for (size_t i = 0; i < given.size(); ++i) EXPECT_LT(testing::relative_error(given[i], expected[i], 0.1), tolerance) << kNames[i];
 }
 
+// Key runs in three parts each, which go to three launches in turn.
+std::vector<Spans> parts_of(const Spans& whole) {
+  constexpr int64_t kParts = 3;
+  std::vector<Spans> parts(kParts);
+  for (const QueryRun& run : whole)
+    for (int64_t part = 0; part < kParts; ++part) {
+      QueryRun seeing = run;
+      seeing.keys.clear();
+      for (const KeyRun& keys : run.keys) {
+        const int64_t begin = keys.length * part / kParts, end = keys.length * (part + 1) / kParts;
+        seeing.keys.push_back({keys.row, keys.begin + begin, end - begin, keys.position + begin});
+      }
+      parts[static_cast<size_t>((part + run.begin) % kParts)].push_back(seeing);
+    }
+  return parts;
+}
+
+// y, dq, dk, dv, in the wide type, of launches that each see a part of the keys.
+Tensors run_in_parts(const Case& c, const Inputs& in) {
+  const std::vector<Spans> parts = parts_of(spans_of(c));
+  const AttentionOptions options = c.options();
+  const DType dtype = wide(in.q.dtype());
+  const Tensor y = Tensor::zeros(c.q, dtype), lse = Tensor::full({c.q[0], c.q[2], c.q[1]}, std::numeric_limits<double>::infinity(), dtype);
+  for (const Spans& spans : parts)
+    launch(Cpu{}, AttentionForward{.y = y, .lse = lse, .q = in.q, .k = in.k, .v = in.v, .spans = spans, .options = options, .merge = true});
+  const Tensor dq = Tensor::zeros(c.q, dtype), dk = Tensor::zeros(c.k, dtype), dv = Tensor::zeros(c.k, dtype);
+  const Tensor y_rounded = y.to(in.q.dtype()), part_of_dk = empty_like(dk), part_of_dv = empty_like(dv);
+  for (const Spans& spans : parts) {
+    launch(Cpu{}, AttentionBackward{.dq = dq,
+                                    .dk = part_of_dk,
+                                    .dv = part_of_dv,
+                                    .dy = in.dy,
+                                    .q = in.q,
+                                    .k = in.k,
+                                    .v = in.v,
+                                    .y = y_rounded,
+                                    .lse = lse,
+                                    .spans = spans,
+                                    .options = options,
+                                    .merge = true});
+    dk.add(part_of_dk);
+    dv.add(part_of_dv);
+  }
+  return {y, dq, dk, dv};
+}
+
 class AttentionCases : public ::testing::TestWithParam<Case> {};
 
-void expect_definition(const Case& c, const Inputs& in) {
+void expect_definition(const Case& c, const Inputs& in, const Tensors& given) {
   const reference::Attention definition{.q = in.q,
                                         .k = in.k,
                                         .v = in.v,
@@ -181,15 +227,27 @@ void expect_definition(const Case& c, const Inputs& in) {
                                         .window = c.window};
   Tensors expected = definition.gradients(in.dy);
   expected.insert(expected.begin(), definition.y());
-  expect_near(run(c, in), expected, 1e-10);
+  expect_near(given, expected, 1e-10);
 }
 
-TEST_P(AttentionCases, FollowDefinition) { expect_definition(GetParam(), Inputs(GetParam())); }
+TEST_P(AttentionCases, FollowDefinition) {
+  const Inputs in(GetParam());
+  expect_definition(GetParam(), in, run(GetParam(), in));
+}
+
+TEST_P(AttentionCases, FollowDefinitionByParts) {
+  const Inputs in(GetParam());
+  expect_definition(GetParam(), in, run_in_parts(GetParam(), in));
+}
 
 // From one tile of keys to the next, so that what was summed before shrinks to nothing or nearly.
 TEST(Attention, FollowsItsDefinitionWhereScoresRiseByMuch) {
   const Case c = self("", {1, 250, 2, 16}, 1, {{0, 0, 250, 0}});
-  for (const double scale : {1.5, 4.0}) expect_definition(c, Inputs(c, scale));
+  for (const double scale : {1.5, 4.0}) {
+    const Inputs in(c, scale);
+    expect_definition(c, in, run(c, in));
+    expect_definition(c, in, run_in_parts(c, in));
+  }
 }
 
 TEST_P(AttentionCases, AreTheSameInFp32AndBf16) {
@@ -201,6 +259,9 @@ TEST_P(AttentionCases, AreTheSameInFp32AndBf16) {
   const Tensors given = run(c, rounded), expected = run(c, rounded.to(DType::kFloat64));
   EXPECT_LT(testing::relative_error(given[0], expected[0]), 1e-2);
   expect_near(given, expected, 2e-2);
+
+  expect_near(run_in_parts(c, in.to(DType::kFloat32)), run(c, in), 1e-5);
+  expect_near(run_in_parts(c, rounded), expected, 2e-2);
 }
 
 INSTANTIATE_TEST_SUITE_P(Attention, AttentionCases, ::testing::ValuesIn(cases()));

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "parallel/context_parallel/cached_keys.h"
 #include "tests/support/finite_difference.h"
 
 namespace ropewalk {
@@ -97,7 +98,7 @@ void expect_keys_from_cache(const std::optional<int64_t>& window, int64_t capaci
   const Tensor cache = Tensor::full({kRows, capacity, 1, 2}, -1, DType::kFloat64);
   State state{.tensors = {cache, cache.contiguous_copy()}};
   for_each_call(state, [&](const Context& ctx, int64_t before, int64_t length) {
-    const KeyValues kv = enter_keys(k.narrow(1, before, length), v.narrow(1, before, length), window, ctx, 0);
+    const KeyValues kv = cached_keys(k.narrow(1, before, length), v.narrow(1, before, length), window, ctx, 0);
     ASSERT_EQ(kv.spans.size(), 2u);
     for (const QueryRun& queries : kv.spans) {
       EXPECT_EQ(queries.position, before);
@@ -106,8 +107,8 @@ void expect_keys_from_cache(const std::optional<int64_t>& window, int64_t capaci
       EXPECT_LE(keys.position, window ? std::max<int64_t>(0, before - *window + 1) : 0);
       EXPECT_EQ(keys.position + keys.length, before + length);
       for (int64_t i = 0; i < keys.length; ++i) {
-        EXPECT_EQ(kv.k.data().select(0, queries.row).select(0, keys.begin + i).select(-1, 1).item(), keys.position + i);
-        EXPECT_EQ(kv.v.data().select(0, queries.row).select(0, keys.begin + i).select(-1, 0).item(), 2 * (keys.position + i));
+        EXPECT_EQ(kv.k.select(0, queries.row).select(0, keys.begin + i).select(-1, 1).item(), keys.position + i);
+        EXPECT_EQ(kv.v.select(0, queries.row).select(0, keys.begin + i).select(-1, 0).item(), 2 * (keys.position + i));
       }
     }
   });
@@ -129,7 +130,7 @@ TEST(Decoding, NamesACacheThatIsFull) {
   State state{.tensors = {cache, cache}};
   const Microbatch batch{.layout = make_decode_layout(1, 3, 2), .tokens_BS = {}, .targets_BS = {}};
   const Context ctx{.batch = batch, .cp = kOneRank, .dtype = DType::kFloat64, .states = {&state, 1}};
-  EXPECT_THAT([&] { enter_keys(k, k, {}, ctx, 0); },
+  EXPECT_THAT([&] { cached_keys(k, k, {}, ctx, 0); },
               ::testing::ThrowsMessage<ShapeError>(::testing::HasSubstr("a cache of 4 tokens, given 3 behind 2")));
 }
 

@@ -219,65 +219,6 @@ TEST(EnterScan, IsTheScanOverWholeDocuments) {
   });
 }
 
-// The keys' values are the numbers of their tokens, [B, T, 1, 1].
-Tensor token_numbers() {
-  const Tensor numbers = Tensor::empty({kRows, kTokens, 1, 1}, DType::kFloat64);
-  for (int64_t i = 0; i < kRows * kTokens; ++i) numbers.data<double>()[i] = static_cast<double>(i);
-  return numbers;
-}
-
-std::vector<double> seen_by(const QueryRun& queries, int64_t query, const Tensor& k, const std::optional<int64_t>& window) {
-  const int64_t position = queries.position + query;
-  std::vector<double> seen;
-  for (const KeyRun& keys : queries.keys)
-    for (int64_t i = 0; i < keys.length; ++i) {
-      const int64_t at = keys.position + i;
-      if (at <= position && (!window || at > position - *window)) seen.push_back(k.data<double>()[keys.row * k.dim(1) + keys.begin + i]);
-    }
-  return seen;
-}
-
-TEST(EnterKeys, ShowsEachQueryItsDocumentSoFar) {
-  const Tensor numbers = token_numbers();
-  for_each_dealing([&](const Dealt& dealt) {
-    for (const std::optional<int64_t> window : {std::optional<int64_t>(), {4}, {5}}) {  // 5: just reaches over a piece of 3
-      const Tensor mine = dealt.tokens(numbers);
-      const KeyValues kv = enter_keys(mine, mine, window, dealt.context(), 0);
-      EXPECT_EQ(kv.k.data().to_vector<double>(), kv.v.data().to_vector<double>());
-      int64_t queries = 0;
-      for (const QueryRun& run : kv.spans)
-        for (int64_t i = 0; i < run.length; ++i, ++queries) {
-          const auto number = static_cast<int64_t>(mine.data<double>()[run.row * mine.dim(1) + run.begin + i]);
-          const int64_t token = number % kTokens, first = reference::begin_of_document(dealt.begins[run.row], token);
-          std::vector<double> expected;
-          for (int64_t t = window ? std::max(first, token - *window + 1) : first; t <= token; ++t)
-            expected.push_back(static_cast<double>(number - token + t));
-          EXPECT_EQ(seen_by(run, i, kv.k.data(), window), expected);
-        }
-      EXPECT_EQ(queries, kRows * dealt.layout().length);
-    }
-  });
-}
-
-TEST(EnterKeys, GivesEachRankWhatAllRanksOweItsKeys) {
-  for_each_dealing([&](const Dealt& dealt) {
-    const Shape shape{kRows, dealt.layout().length, 2, 3};
-    Tape tape;
-    const Var k = tape.input(random_tensor(shape, 1)), v = tape.input(random_tensor(shape, 2));
-    const KeyValues kv = enter_keys(k, v, {}, dealt.context(), 0);
-    const auto seed_of = [&](int rank, int which) { return random_tensor(kv.k.shape(), 10 * rank + which); };
-    const int rank = dealt.cp.group.rank();
-    const Tensors d = tape.backward({kv.k, kv.v}, {seed_of(rank, 0), seed_of(rank, 1)});
-    const bool gathered = kv.k.dim(1) > shape[1];
-    for (int which = 0; which < 2; ++which) {
-      const Tensor expected = gathered ? Tensor::zeros(shape, DType::kFloat64) : seed_of(rank, which);
-      for (int other = 0; gathered && other < dealt.cp.group.size(); ++other)
-        expected.add(seed_of(other, which).narrow(1, rank * shape[1], shape[1]));
-      EXPECT_LT(relative_error(d[which], expected), kTolerance);
-    }
-  });
-}
-
 TEST(Recompute, NeedsNoTrafficInTheReplay) {
   const Group group = world().split(0);
   const Dealt dealt(group, 2, {{0, 5}, {0}});

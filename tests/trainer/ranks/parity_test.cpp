@@ -153,7 +153,7 @@ std::vector<Case> all_layouts() {
 // What ranks with the same weights share out, on meshes where that meets tensor copies, parameters of several stages, and context ranks.
 std::vector<Case> sharded_layouts() {
   std::vector<Case> cases;
-  for (const int zero : {1}) {
+  for (const int zero : {1, 2}) {
     const std::pair<const char*, Degrees> meshes[] = {{"Data2", {.data = 2}},
                                                       {"Data4", {.data = 4}},
                                                       {"Context2", {.context = 2}},
