@@ -15,6 +15,19 @@ std::array<int, 4> coordinates_of(int rank, const Degrees& degrees) {
   return at;
 }
 
+std::string text_of(const std::array<int, kAxes.size()>& at) {
+  std::string text;
+  for (size_t i = 0; i < kAxes.size(); ++i) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name_of(kAxes[i]), at[i]);
+  return text;
+}
+
+// For reports of what goes wrong between them.
+void name_ranks(const Group& all, const Degrees& degrees) {
+  std::vector<std::string> names;
+  for (int rank = 0; rank < all.size(); ++rank) names.push_back(text_of(coordinates_of(rank, degrees)));
+  all.name_ranks(names);
+}
+
 }  // namespace
 
 const char* name_of(Axis axis) {
@@ -44,6 +57,7 @@ std::string Degrees::describe() const {
 Mesh::Mesh(const Group& all, const Degrees& degrees) : degrees_(degrees), all_(all) {
   expect(degrees.ranks() == all.size(), "mesh: pipeline {} x data {} x context {} x tensor {} is {} ranks, given {}", degrees.pipeline,
          degrees.data, degrees.context, degrees.tensor, degrees.ranks(), all.size());
+  name_ranks(all, degrees);
   const std::array<int, 4> mine = coordinates_of(all.rank(), degrees);
   // The ranks that differ from this one only along some axes: their color is what they have in common, counted as in a smaller box.
   const auto along = [&](auto&& varies) {
@@ -74,10 +88,6 @@ int64_t Mesh::bytes_sent(Axis axis) const {
   return (axis == Axis::kData ? tokens_ : this->axis(axis)).bytes_sent();
 }
 
-std::string Mesh::coordinates() const {
-  std::string text;
-  for (const Axis axis : kAxes) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name_of(axis), coordinate(axis));
-  return text;
-}
+std::string Mesh::coordinates() const { return text_of(coordinates_of(all_.rank(), degrees_)); }
 
 }  // namespace ropewalk

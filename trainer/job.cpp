@@ -22,6 +22,8 @@ void complain(const std::string& line) {
 
 }  // namespace
 
+Job::Job(int* argc, char*** argv) : session_(argc, argv, complain) {}
+
 int Job::run(const std::function<void()>& verb) const {
   try {
     isa();  // a wrong ROPEWALK_ISA is refused here, since nothing may throw where threads compute

@@ -9,7 +9,7 @@ namespace ropewalk {
 
 class Job {
  public:
-  Job(int* argc, char*** argv) : session_(argc, argv) {}
+  Job(int* argc, char*** argv);
 
   // All ranks; an operation may wait `timeout` seconds without progress.
   Group world(double timeout) const { return session_.world(timeout); }

@@ -141,7 +141,11 @@ Group Group::split(int color) const {
   return Group(transport_->split(color));
 }
 
-void agree(const Group& group, const std::function<void()>& body) {
+void Group::name_ranks(const std::vector<std::string>& names) const {
+  if (transport_) transport_->name_ranks(names);
+}
+
+void agree(const Group& group, const std::function<void()>& body, const char* label) {
   std::optional<Error> own;
   try {
     body();
@@ -151,7 +155,7 @@ void agree(const Group& group, const std::function<void()>& body) {
     if (group.size() == 1) throw;
     own = error;
   }
-  const std::vector<double> codes = group.gather(own ? own->exit_code() : 0, "agree");
+  const std::vector<double> codes = group.gather(own ? own->exit_code() : 0, label);
   const auto failed = std::find_if(codes.begin(), codes.end(), [](double code) { return code != 0; });
   if (failed == codes.end()) return;
   const std::string message = group.broadcast(own ? own->what() : "", static_cast<int>(failed - codes.begin()));

@@ -12,12 +12,14 @@
 #include <vector>
 
 #include "kernels/tensor/tensor.h"
+#include "parallel/comm/deadline.h"
 
 namespace ropewalk {
 
-// A peer died, or did not answer in time. Exit code 5.
+// A peer died, or did not answer in time.
 struct CommError : Error {
-  explicit CommError(const std::string& message) : Error(5, message) {}
+  static constexpr int kExitCode = 5;
+  explicit CommError(const std::string& message) : Error(kExitCode, message) {}
 };
 
 // Something under way that fills a buffer in place.
@@ -56,6 +58,8 @@ class Transport {
   virtual std::string broadcast(const std::string& text, int root) = 0;  // blocking
   virtual std::shared_ptr<Transport> split(int color) = 0;               // ranks keep their order
   virtual int64_t bytes_sent() const = 0;
+  virtual void name_ranks(const std::vector<std::string>& names) = 0;
+  virtual Deadline deadline(const char* label) = 0;
 };
 
 class Group {
@@ -97,12 +101,17 @@ class Group {
   // gather and reduce-scatter (n-1)/n of the whole.
   int64_t bytes_sent() const { return transport_ ? transport_->bytes_sent() : 0; }
 
+  // Where each member stands, by rank ("pipeline 0, data 1"): what reports name it by, beside its number.
+  void name_ranks(const std::vector<std::string>& names) const;
+  // Ends the job where this rank needs longer for something on its own, such as a disk, than others may take to answer. On any thread.
+  Deadline deadline(const char* label) const { return transport_ ? transport_->deadline(label) : Deadline(); }
+
  private:
   std::shared_ptr<Transport> transport_;
 };
 
 // Runs body on every rank of a group. If it throws an Error on any, every rank throws that error (the lowest rank's), so that all end with
 // one line and one exit code, and nobody waits for who has left.
-void agree(const Group& group, const std::function<void()>& body);
+void agree(const Group& group, const std::function<void()>& body, const char* label = "agree");
 
 }  // namespace ropewalk

@@ -40,7 +40,8 @@ std::vector<const Box*> in_file_order(const std::vector<Box>& boxes) {
 }
 
 // Writes this rank's shard and returns its table: a manifest of one file, or of none for a rank that owns nothing.
-Manifest write_shard(const std::string& folder, const std::string& name, const CheckpointMeta& meta, const std::vector<Box>& mine) {
+Manifest write_shard(const std::string& folder, const std::string& name, const CheckpointMeta& meta, const std::vector<Box>& mine,
+                     Deadline& deadline) {
   const std::vector<const Box*> boxes = in_file_order(mine);
   Manifest table;
   if (boxes.empty()) return table;
@@ -52,10 +53,12 @@ Manifest write_shard(const std::string& folder, const std::string& name, const C
   file.append(lay_out_safetensors(header));
   Entries entries;
   for (size_t i = 0; i < boxes.size(); ++i) {
+    deadline.extend();
     const Box& box = *boxes[i];
     file.append({static_cast<const char*>(box.data.raw()), static_cast<size_t>(box.data.bytes())});
     add(entries, {box.tensor, box.data.dtype(), box.global, {{.file = 0, .offset = header.entries[i].offset, .region = box.region()}}});
   }
+  deadline.extend();
   table.files.push_back(file.finish());
   table.files[0].name = name;
   table.files[0].header_bytes = header.bytes;
@@ -96,8 +99,8 @@ Manifest merge(const std::vector<std::string>& tables, const CheckpointMeta& met
 }
 
 // Also what the library throws (no memory, a name that is no UTF-8) must reach the other ranks.
-void agree_on(const Group& all, const std::function<void()>& body) {
-  agree(all, [&] {
+void agree_on(const Group& all, const char* label, const std::function<void()>& body) {
+  const auto translated = [&] {
     try {
       body();
     } catch (const Error&) {
@@ -105,24 +108,28 @@ void agree_on(const Group& all, const std::function<void()>& body) {
     } catch (const std::exception& error) {
       throw CheckpointError("checkpoint: cannot be written: {}", error.what());
     }
-  });
+  };
+  agree(all, translated, label);
 }
 
 void start_folder(const std::string& root, int64_t step, const Group& all) {
-  agree_on(all, [&] {
+  agree_on(all, "checkpoint.begin", [&] {
     if (all.rank() == 0) start_checkpoint(root, step);
   });
 }
 
-std::string write_table(const std::string& root, const CheckpointMeta& meta, const std::vector<Box>& mine, int rank) {
-  return encode(write_shard(partial_checkpoint(root, meta.step), fmt::format("shard-{:05}.safetensors", rank), meta, mine));
+// A disk that hangs may hang for all ranks at once, when none waits for another.
+std::string write_table(const std::string& root, const CheckpointMeta& meta, const std::vector<Box>& mine, const Group& all) {
+  Deadline deadline = all.deadline("checkpoint.write");
+  return encode(write_shard(partial_checkpoint(root, meta.step), fmt::format("shard-{:05}.safetensors", all.rank()), meta, mine, deadline));
 }
 
 // From the tables of the shards to a checkpoint.
 void publish(const std::string& root, const CheckpointMeta& meta, const std::string& table, const Group& all) {
   const std::vector<std::string> tables = gather_texts(table, all);
-  agree_on(all, [&] {
+  agree_on(all, "checkpoint.publish", [&] {
     if (all.rank() != 0) return;
+    const Deadline deadline = all.deadline("checkpoint.publish");
     const Manifest manifest = merge(tables, meta);
     const std::string partial = partial_checkpoint(root, meta.step);
     check_tiling(manifest, partial);
@@ -170,7 +177,7 @@ std::string write_checkpoint(const std::string& root, const CheckpointMeta& meta
   return complete_or_nothing(root, meta.step, all, [&] {
     start_folder(root, meta.step, all);
     std::string table;
-    agree_on(all, [&] { table = write_table(root, meta, mine, all.rank()); });
+    agree_on(all, "checkpoint.write", [&] { table = write_table(root, meta, mine, all); });
     publish(root, meta, table, all);
   });
 }
@@ -179,11 +186,11 @@ CheckpointSave::CheckpointSave(std::string root, const CheckpointMeta& meta, con
     : root_(std::move(root)), meta_(meta), all_(all) {
   complete_or_nothing(root_, meta_.step, all_, [&] {
     start_folder(root_, meta_.step, all_);
-    agree_on(all_, [&] { copies_ = copies_of(mine); });
+    agree_on(all_, "checkpoint.copy", [&] { copies_ = copies_of(mine); });
   });
-  thread_ = std::thread([this, rank = all_.rank()] {
+  thread_ = std::thread([this] {
     try {
-      table_ = write_table(root_, meta_, copies_, rank);
+      table_ = write_table(root_, meta_, copies_, all_);
     } catch (...) {
       failure_ = std::current_exception();
     }
@@ -199,7 +206,7 @@ std::string CheckpointSave::finish() {
   thread_.join();
   copies_.clear();
   return complete_or_nothing(root_, meta_.step, all_, [&] {
-    agree_on(all_, [&] {
+    agree_on(all_, "checkpoint.write", [&] {
       if (failure_) std::rethrow_exception(failure_);
     });
     publish(root_, meta_, table_, all_);

@@ -49,7 +49,7 @@ void Exchange::finish(int index, const MPI_Status& status) {
   int count = message.bytes;
   if (message.incoming) MPI_Get_count(&status, MPI_BYTE, &count);
   if (count == message.bytes) return;
-  fail(fmt::format("expected {} bytes from rank {}, given {}", message.bytes, group_->world_ranks[message.peer], count));
+  fail(fmt::format("expected {} bytes from {}, given {}", message.bytes, group_->names->of(group_->world_ranks[message.peer]), count));
 }
 
 bool Exchange::test() {

@@ -7,11 +7,14 @@
 
 #include "kernels/flat/flat.h"
 #include "parallel/comm/mpi/exchange.h"
+#include "parallel/comm/mpi/lookout.h"
 #include "parallel/comm/mpi/shared_memory.h"
 
 namespace ropewalk {
 namespace {
 
+constexpr double kStartTimeout = 600;  // seconds: before the configuration has said one
+constexpr double kAbortTimeout = 5;
 constexpr int kPointToPoint = 0;  // the tag of sends; collectives have one each, since their rounds may pass each other
 
 void check(int code, const char* call) {
@@ -48,12 +51,14 @@ Tensor sum_of(const Tensor& addends) {
 
 class MpiTransport : public Transport {
  public:
-  MpiTransport(MPI_Comm owned, std::shared_ptr<Progress> progress)
-      : group_(std::make_shared<Communicator>(owned)), progress_(std::move(progress)), tags_(highest_tag()) {}
+  MpiTransport(std::shared_ptr<Communicator> group, std::shared_ptr<Progress> progress)
+      : group_(std::move(group)), progress_(std::move(progress)), tags_(highest_tag()) {}
 
   int rank() const override { return group_->rank; }
   int size() const override { return group_->size; }
   int64_t bytes_sent() const override { return group_->bytes_sent; }
+  void name_ranks(const std::vector<std::string>& names) override;
+  Deadline deadline(const char* label) override { return progress_->lookout().deadline(label); }
 
   Tensor allocate_shared(const Shape& shape, DType dtype) override;
   Work all_reduce(const Tensor& in, const Tensor& out, const char* label) override;
@@ -94,7 +99,12 @@ class MpiTransport : public Transport {
   int64_t tags_, collectives_ = 0, transfers_ = 0;
 };
 
+void MpiTransport::name_ranks(const std::vector<std::string>& names) {
+  for (int rank = 0; rank < size(); ++rank) group_->names->set(group_->world_ranks[rank], names[rank]);
+}
+
 Tensor MpiTransport::allocate_shared(const Shape& shape, DType dtype) {
+  const Deadline bound = deadline("shared memory");
   const auto tensors = SharedTensors::allocate(*group_, shape, dtype);
   if (!tensors) return Tensor::empty(shape, dtype);
   std::erase_if(shared_, [](const auto& known) { return known.expired(); });
@@ -267,35 +277,53 @@ std::string MpiTransport::broadcast(const std::string& text, int root) {
 }
 
 std::shared_ptr<Transport> MpiTransport::split(int color) {
+  const Deadline bound = deadline("split");
   MPI_Comm part;
   check(MPI_Comm_split(group_->comm, color, group_->rank, &part), "MPI_Comm_split");
-  return std::make_shared<MpiTransport>(part, progress_);
+  return std::make_shared<MpiTransport>(std::make_shared<Communicator>(part, group_->names), progress_);
 }
 
 }  // namespace
 
-MpiSession::MpiSession(int* argc, char*** argv) : exceptions_(std::uncaught_exceptions()) {
+MpiSession::MpiSession(int* argc, char*** argv, Say say)
+    : say_(std::move(say)), timeout_(kStartTimeout), exceptions_(std::uncaught_exceptions()) {
   int initialized = 0, threads = 0;
   MPI_Initialized(&initialized);
   if (initialized || !launched()) return;
+  const Deadline bound = deadline("MPI_Init");
   check(MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &threads), "MPI_Init_thread");
   check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   finalizes_ = true;
 }
 
 MpiSession::~MpiSession() {
-  if (finalizes_ && std::uncaught_exceptions() == exceptions_) MPI_Finalize();
+  if (!finalizes_ || std::uncaught_exceptions() != exceptions_) return;
+  const Deadline bound = deadline("MPI_Finalize");
+  MPI_Finalize();
+}
+
+Deadline MpiSession::deadline(const char* call) const {
+  if (!say_) return {};
+  return {timeout_, [this, call] {
+            say_(fmt::format("{} has not returned for {:g} s; a rank is gone or stalled", call, timeout_));
+            std::_Exit(CommError::kExitCode);
+          }};
 }
 
 Group MpiSession::world(double timeout) const {
   if (!mpi_runs()) return {};
+  timeout_ = timeout;
+  const Deadline bound = deadline("a call of MPI that sets up the job");
   MPI_Comm all;
   check(MPI_Comm_dup(MPI_COMM_WORLD, &all), "MPI_Comm_dup");
   check(MPI_Comm_set_errhandler(all, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-  return Group(std::make_shared<MpiTransport>(all, std::make_shared<Progress>(timeout)));
+  const auto group = std::make_shared<Communicator>(all, std::make_shared<RankNames>());
+  const auto progress = std::make_shared<Progress>(std::make_unique<Lookout>(*group, timeout, say_));
+  return Group(std::make_shared<MpiTransport>(group, progress));
 }
 
 void MpiSession::abort(int exit_code) {
+  const Deadline bound(kAbortTimeout, [exit_code] { std::_Exit(exit_code); });
   if (mpi_runs()) MPI_Abort(MPI_COMM_WORLD, exit_code);
   std::_Exit(exit_code);
 }

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <set>
 
+#include "parallel/comm/mpi/lookout.h"
+
 namespace ropewalk {
 namespace {
 
@@ -26,7 +28,19 @@ bool finalized() {
 
 }  // namespace
 
-Communicator::Communicator(MPI_Comm owned) : comm(owned) {
+void RankNames::set(int world_rank, const std::string& where) {
+  const std::lock_guard lock(mutex_);
+  where_[world_rank] = where;
+}
+
+std::string RankNames::of(int world_rank, const std::string& more) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = where_.find(world_rank);
+  const std::string where = found == where_.end() ? "" : found->second, both = where + (where.empty() || more.empty() ? "" : "; ") + more;
+  return fmt::format(fmt::runtime(both.empty() ? "rank {}" : "rank {} ({})"), world_rank, both);
+}
+
+Communicator::Communicator(MPI_Comm owned, std::shared_ptr<RankNames> names) : comm(owned), names(std::move(names)) {
   MPI_Comm_rank(comm, &rank);
   MPI_Comm_size(comm, &size);
   std::vector<int> members(size);
@@ -44,24 +58,26 @@ Communicator::~Communicator() {
   if (!finalized()) MPI_Comm_free(&comm);
 }
 
+std::string Description::name() const { return fmt::format("{} #{} \"{}\"", operation, number, label); }
+std::string Description::text() const { return fmt::format("{}, {} {}", name(), size_text(bytes), dtype); }
+
 void Operation::fail(const std::string& what) const {
-  throw CommError(fmt::format("rank {}: {} #{} \"{}\", {} {}: {}", group_->world_ranks[group_->rank], what_.operation, what_.number,
-                              what_.label, size_text(what_.bytes), what_.dtype, what));
+  throw CommError(fmt::format("{}: {}: {}", group_->names->of(group_->world_ranks[group_->rank]), what_.text(), what));
 }
 
-void Operation::fail_unanswered(double seconds) const {
-  std::set<int> silent;
-  for (const int peer : awaited()) silent.insert(group_->world_ranks[peer]);
-  std::string peers;
-  for (const int rank : silent) peers += fmt::format("{}{}", peers.empty() ? "" : ", ", rank);
-  fail(fmt::format("no answer from rank{} {} after {:g} s; gone or stalled", silent.size() == 1 ? "" : "s", peers, seconds));
+std::vector<int> Operation::awaited_world_ranks() const {
+  std::set<int> ranks;
+  for (const int peer : awaited()) ranks.insert(group_->world_ranks[peer]);
+  return {ranks.begin(), ranks.end()};
 }
+
+Progress::Progress(std::unique_ptr<Lookout> lookout) : lookout_(std::move(lookout)) {}
 
 // Whoever still has to receive from here must not be left waiting. After a failure nobody will.
 Progress::~Progress() {
   if (finalized()) return;
   try {
-    while (!failure_ && !under_way_.empty()) wait(*std::shared_ptr<Operation>(under_way_.back()));
+    while (!failure_ && !under_way_.empty()) advance_until(*std::shared_ptr<Operation>(under_way_.back()));
   } catch (const CommError&) {  // the end is under way already: no report
   }
   for (const auto& operation : under_way_) operation->abandon();
@@ -73,6 +89,7 @@ void Progress::guarded(const Body& body) {
   try {
     body();
   } catch (const CommError& error) {
+    if (lookout_->ends_job()) lookout_->end_job(error.what());
     failure_ = error;
     throw;
   }
@@ -80,6 +97,7 @@ void Progress::guarded(const Body& body) {
 
 void Progress::start(const std::shared_ptr<Operation>& operation) {
   guarded([&] {
+    lookout_->started(operation->what());
     under_way_.push_back(operation);
     advance();
   });
@@ -104,16 +122,28 @@ bool Progress::advance() {
   return true;
 }
 
+// While it is idle the lookout knows what for.
 void Progress::advance_until(const Operation& operation) {
-  auto last_moved = Clock::now();
+  std::optional<Lookout::Idle> idle;
   for (int spins = 0; !operation.done(); ++spins) {
     if (advance()) {
-      last_moved = Clock::now();
+      idle.reset();
     } else if (spins > kSpins) {
-      if (Clock::now() - last_moved > std::chrono::duration<double>(timeout_)) operation.fail_unanswered(timeout_);
+      if (!idle) idle.emplace(*lookout_, operation.what(), operation.awaited_world_ranks());
+      check_answers(operation, idle->seconds());
       sched_yield();
     }
   }
+}
+
+// Whoever waits himself is not to blame: those who wait for the one to blame report him. Unless they all wait for each other.
+void Progress::check_answers(const Operation& operation, double waited) const {
+  const double timeout = lookout_->timeout();
+  if (waited <= timeout) return;
+  const std::vector<int> awaited = operation.awaited_world_ranks(), silent = lookout_->not_waiting(awaited);
+  if (!silent.empty()) operation.fail(fmt::format("no answer from {} after {:g} s; gone or stalled", lookout_->describe(silent), timeout));
+  if (waited > 2 * timeout)
+    operation.fail(fmt::format("no answer from {} after {:g} s, nor do they get one", lookout_->describe(awaited), 2 * timeout));
 }
 
 void Progress::wait(const Operation& operation) {

@@ -3,9 +3,10 @@
 
 #include <mpi.h>
 
-#include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,8 +15,21 @@
 
 namespace ropewalk {
 
+class Lookout;
+
+// What reports call the ranks of the job: "rank 3", and once there is a mesh "rank 3 (pipeline 0, data 1, context 0, tensor 1)".
+class RankNames {
+ public:
+  void set(int world_rank, const std::string& where);
+  std::string of(int world_rank, const std::string& more = "") const;  // more: stands in the parentheses too
+
+ private:
+  mutable std::mutex mutex_;  // reports are made on other threads too
+  std::map<int, std::string> where_;
+};
+
 struct Communicator {
-  explicit Communicator(MPI_Comm owned);
+  Communicator(MPI_Comm owned, std::shared_ptr<RankNames> names);
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
@@ -29,6 +43,7 @@ struct Communicator {
   MPI_Comm comm;
   int rank, size;
   std::vector<int> world_ranks;  // of its members: what reports name
+  std::shared_ptr<RankNames> names;
   int64_t bytes_sent = 0;
 };
 
@@ -39,6 +54,8 @@ struct Description {
   int64_t number;  // of its kind in this group, from 1
   int64_t bytes;
   DType dtype;
+  std::string name() const;  // all_reduce #12 "gradients"
+  std::string text() const;  // all_reduce #12 "gradients", 1.0 MiB fp32
 };
 
 // One collective or one point-to-point transfer on this rank.
@@ -58,7 +75,7 @@ class Operation {
 
   // Throws CommError: this operation, on this rank, and what is wrong.
   [[noreturn]] void fail(const std::string& what) const;
-  [[noreturn]] void fail_unanswered(double seconds) const;
+  std::vector<int> awaited_world_ranks() const;  // each once
 
  protected:
   virtual std::vector<int> awaited() const = 0;  // the peers that it waits for
@@ -76,24 +93,26 @@ class Operation {
 // one stage of an operation follows another only here; so whoever waits for one operation advances all.
 class Progress {
  public:
-  explicit Progress(double timeout) : timeout_(timeout) {}
+  explicit Progress(std::unique_ptr<Lookout> lookout);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
   void start(const std::shared_ptr<Operation>& operation);
-  // Throws CommError when nothing at all has happened for `timeout` seconds; then every later wait throws that at once.
+  // Where nothing at all has happened for the lookout's timeout, and those whom the operation waits for do not themselves wait for others,
+  // that is a failure: it ends the process or, where the lookout is to leave that to the caller, throws CommError, now and in every later
+  // wait.
   void wait(const Operation& operation);
+  Lookout& lookout() const { return *lookout_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   bool advance();
   void advance_until(const Operation& operation);
+  void check_answers(const Operation& operation, double waited) const;
   template <class Body>
   void guarded(const Body& body);
 
-  double timeout_;
+  std::unique_ptr<Lookout> lookout_;
   std::vector<std::shared_ptr<Operation>> under_way_;
   std::optional<CommError> failure_;
 };

@@ -1,8 +1,5 @@
 // Collectives in place over memory that the ranks of one host share: each rank reads and writes the others' tensors, so that a sum moves
 // each byte twice and copies none.
-//
-// The memory is POSIX shared memory and not an MPI window: to free a window is collective, and would hang where a peer has failed. Its
-// name is gone as soon as every rank has it mapped, so that a killed job leaves nothing behind.
 #pragma once
 
 #include <atomic>

@@ -358,9 +358,10 @@ TEST(CommError, NamesWhoDoesNotAnswerWhat) {
     if (group.rank() == 1) {
       group.barrier("before");
       const auto call = [&] { group.all_reduce(Tensor::zeros({1 << 18}, DType::kFloat32), "tp_leave").raw(); };
-      EXPECT_THAT(
-          call, ::testing::ThrowsMessage<CommError>(
-                    StrEq("rank 1: all_reduce #2 \"tp_leave\", 1.0 MiB fp32: no answer from ranks 0, 2, 3 after 0.5 s; gone or stalled")));
+      EXPECT_THAT(call,
+                  ::testing::ThrowsMessage<CommError>(StrEq(
+                      "rank 1: all_reduce #2 \"tp_leave\", 1.0 MiB fp32: no answer from rank 0 (last in all_gather #1 \"before\"), rank 2 "
+                      "(last in all_gather #1 \"before\"), rank 3 (last in all_gather #1 \"before\") after 0.5 s; gone or stalled")));
       const auto begin = std::chrono::steady_clock::now();
       EXPECT_THROW(group.barrier("after"), CommError);  // at once, and every time
       EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(100));
@@ -368,6 +369,40 @@ TEST(CommError, NamesWhoDoesNotAnswerWhat) {
       group.barrier("before");
     }
     world().barrier("until rank 1 has given up");
+  }
+  world().barrier("until that group is gone");
+}
+
+TEST(CommError, NamesRanksAsTheyWereNamed) {
+  {
+    const Group group = testing::world_with_timeout(0.5);
+    group.name_ranks({"left", "right", "far left", "far right"});
+    const Group again = group.split(0);
+    if (group.rank() == 0) {
+      EXPECT_THAT(
+          [&] { again.receive({1}, DType::kFloat64, 3, "move").raw(); },
+          ::testing::ThrowsMessage<CommError>(
+              StrEq("rank 0 (left): receive #1 \"move\", 8 bytes fp64: no answer from rank 3 (far right; last in all_gather #1 \"split\") "
+                    "after 0.5 s; gone or stalled")));
+    }
+    world().barrier("until rank 0 has given up");
+  }
+  world().barrier("until that group is gone");
+}
+
+TEST(CommError, BlamesNobodyWhoWaitsHimself) {
+  {
+    const Group group = testing::world_with_timeout(0.5);
+    std::string said;
+    if (group.rank() < 2) {
+      try {
+        group.receive({1}, DType::kFloat64, 1 - group.rank(), "each other").raw();
+      } catch (const CommError& error) {
+        said = error.what();
+      }
+    }
+    const bool seen_through = said.ends_with("after 1 s, nor do they get one");  // the other may hear of a rank that has given up
+    EXPECT_TRUE(world().any(seen_through, "test")) << said;
   }
   world().barrier("until that group is gone");
 }
