@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <random>
+#include <set>
 
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_model.h"
@@ -18,6 +19,7 @@ namespace fs = std::filesystem;
 
 // Sizes that 1 to 4 ranks divide, but for the models' own.
 constexpr int64_t kSeqLen = 24, kBatch = 12;
+constexpr int kDrawn = 40;  // pairs
 
 // How a run lies on ranks.
 struct Place {
@@ -37,6 +39,7 @@ Options options_of(const testing::TinyModel& tiny, const Place& place, uint64_t 
   Options options = testing::tiny_options(tiny);
   options.data.seq_len = kSeqLen;
   options.train.batch = kBatch;
+  options.train.micro_batch = place.degrees.pipeline > 1 ? 1 : kBatch / place.degrees.data;
   options.train.seed = seed;
   options.parallel.pipeline = place.degrees.pipeline;
   options.parallel.data = place.degrees.data;
@@ -59,7 +62,7 @@ struct TinyRun {
 
   double step(int64_t index) {
     const auto sequence = [&](int64_t i) { return testing::tiny_sequence(i, options.data.seq_len, options.model.vocabulary); };
-    return train_step.run(index, make_batches(sequence, index, {options.train.batch, 1, 1}, model.mesh())).loss;
+    return train_step.run(index, make_batches(sequence, index, {options.train.batch, options.train.micro_batch, 1}, model.mesh())).loss;
   }
   std::string save(const std::string& root) {
     return write_checkpoint(root, {.step = 2, .tokens = 0, .config = {}, .mesh = {}, .version = {}, .notes = {}},
@@ -214,6 +217,26 @@ std::vector<ModelAndPair> drawn_pairs(int number) {
   return all;
 }
 
+// What there is to change about a place.
+std::set<std::string> kinds_of(const Place& place) {
+  std::set<std::string> kinds = {fmt::format("zero {}", place.zero)};
+  for (const Axis axis : kAxes)
+    if (place.degrees.of(axis) > 1) kinds.insert(name_of(axis));
+  if (place.degrees.expert > 1) kinds.insert("expert");
+  if (place.degrees.pipeline > 1) kinds.insert(name_of(place.schedule));
+  return kinds;
+}
+
+TEST(DrawnPairs, SaveAndLoadOnEveryKindOfPlace) {
+  std::set<std::string> saved, loaded;
+  for (const auto& [tiny, pair] : drawn_pairs(kDrawn)) {
+    saved.merge(kinds_of(pair.save));
+    loaded.merge(kinds_of(pair.load));
+  }
+  EXPECT_EQ(saved, loaded);
+  EXPECT_EQ(saved.size(), 4u + 5u + 3u);  // ZeRO levels, axes, schedules
+}
+
 std::vector<ModelAndPair> chosen_pairs_of_the_first_model() {
   std::vector<ModelAndPair> all;
   for (const Pair& pair : chosen_pairs()) all.emplace_back(testing::tiny_models().front(), pair);
@@ -222,7 +245,7 @@ std::vector<ModelAndPair> chosen_pairs_of_the_first_model() {
 
 const auto name = [](const auto& info) { return info.param.first.name + info.param.second.name; };
 INSTANTIATE_TEST_SUITE_P(Chosen, Reshard, ::testing::ValuesIn(chosen_pairs_of_the_first_model()), name);
-INSTANTIATE_TEST_SUITE_P(Drawn, Reshard, ::testing::ValuesIn(drawn_pairs(40)), name);
+INSTANTIATE_TEST_SUITE_P(Drawn, Reshard, ::testing::ValuesIn(drawn_pairs(kDrawn)), name);
 
 }  // namespace
 }  // namespace ropewalk
