@@ -10,7 +10,7 @@ namespace ropewalk::testing {
 namespace {
 
 Options options_for(const ParityCase& parity, OptimizerOptions::Type type) {
-  Options options = parse_config(parity.config, parity.name, {}).options;
+  Options options = parse_config(parity.config, "config", {}).options;
   options.optimizer.type = type;
   options.optimizer.values.lr = type == OptimizerOptions::kSgd ? 0.1 : 0.01;
   return options;
@@ -63,7 +63,7 @@ ParityResult run(const ParityCase& parity, const Group& group, double rounding) 
   ParityResult result;
   std::optional<Degrees> degrees;
   try {
-    degrees = resolve_mesh(parse_config(parity.config, parity.name, {}), parity.ranks);
+    degrees = resolve_mesh(parse_config(parity.config, "config", {}), parity.ranks);
   } catch (const ConfigError& error) {
     result.refused = error.what();  // on every rank of the group alike
   }
