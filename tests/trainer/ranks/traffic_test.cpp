@@ -31,6 +31,8 @@ struct Case {
   PipelineSchedule schedule = PipelineSchedule::k1F1B;
   int chunks = 1;
   int64_t batch = 4;
+  bool tied = false;         // the head is the embedding
+  bool shared_keys = false;  // layer 2, attention, reads the keys and values of layer 0 in another stage
 
   int64_t replicas() const { return degrees.data * degrees.context; }  // ranks with the same weights
   int64_t microbatches() const { return batch / (degrees.data * rows); }
@@ -49,6 +51,8 @@ Options options_of(const Case& c) {
       {"F", MlpOptions{.hidden = kHidden}},
       {"E", MoeOptions{.experts = kExperts, .hidden = kExpertHidden, .gated = false, .router = {.top_k = 2}, .balance = 0.01}}};
   for (const char kind : c.pattern) options.model.layers.push_back({std::string(1, kind)});
+  options.model.tie_embeddings = c.tied;
+  if (c.shared_keys) options.model.kv = {{.from = 0, .to = {2}}};
   options.data.seq_len = c.length;
   options.train.precision = Precision::kBf16;
   options.train.batch = c.batch;
@@ -120,6 +124,8 @@ struct Weights {
   int64_t grad_bytes(int64_t tensor) const { return kWide * (narrow.over(tensor) + wide.over(tensor)); }
 };
 
+constexpr int64_t kKeyWeights = 2 * kHeadDim * kModel;  // and of the values
+
 // Without the experts.
 Weights weights_of(char kind) {
   Weights w;
@@ -136,7 +142,7 @@ Weights weights_of(char kind) {
       break;
     case kAttention:
       w.narrow.cut = 2 * kHeads * kHeadDim * kModel;
-      w.narrow.copied = 2 * kHeadDim * kModel;
+      w.narrow.copied = kKeyWeights;
       break;
     case kMlp: w.narrow.cut = 3 * kHidden * kModel; break;
     case kMoe: w.wide.copied += kExperts * kModel; break;
@@ -144,12 +150,14 @@ Weights weights_of(char kind) {
   return w;
 }
 const Weights kEmbeddingWeights{.narrow = {.cut = kVocabulary * kModel}, .wide = {}};
-const Weights kHeadWeights{.narrow = {.cut = kVocabulary * kModel}, .wide = {.copied = kModel}};  // with the final norm
+const Weights kFinalNorm{.narrow = {}, .wide = {.copied = kModel}};
 
+// Of one stage each: without the experts, and without an embedding that is the head on another stage too.
 Weights weights_of(const Case& c) {
-  Weights all = kEmbeddingWeights;
-  all += kHeadWeights;
+  Weights all = kFinalNorm;
+  for (int i = 0; i < (c.tied ? 0 : 2); ++i) all += kEmbeddingWeights;
   for (const char kind : c.pattern) all += weights_of(kind);
+  if (c.shared_keys) all.narrow.copied -= kKeyWeights;
   return all;
 }
 
@@ -165,10 +173,13 @@ int64_t data_bytes(const Case& c) {
   const int64_t experts = (c.replicas() / c.degrees.expert - 1) * tensor * expert_elements(c);
   const int64_t grads = others * all.grad_bytes(tensor) + experts * kWide, values = others * all.bytes(tensor) + experts * kNarrow;
   const int64_t of_embedding = others * kEmbeddingWeights.bytes(tensor);
+  const int64_t of_two_stages = c.tied ? 2 * c.replicas() - 1 : 0;
+  const int64_t late = of_two_stages * (kEmbeddingWeights.grad_bytes(tensor) +
+                                        (c.zero == 0 ? kEmbeddingWeights.grad_bytes(tensor) : kEmbeddingWeights.bytes(tensor)));
   switch (c.zero) {
-    case 0: return 2 * grads;
-    case 1: return grads + values;
-    case 2: return M * grads + values;
+    case 0: return 2 * grads + late;
+    case 1: return grads + values + late;
+    case 2: return M * grads + values + late;
     default: return M * grads + 2 * M * (values - of_embedding) + (M + 1) * of_embedding;
   }
 }
@@ -216,8 +227,9 @@ int64_t tensor_bytes(const Case& c) {
 
 int64_t pipeline_bytes(const Case& c) {
   const int64_t borders = c.degrees.pipeline * c.chunks - 1, holders = c.sequence ? 1 : c.degrees.tensor;
-  const int64_t senders = c.degrees.tensor * c.replicas();
-  return borders * (2 * holders * c.tokens() * kModel * kWide + senders * c.microbatches() * kHeader);
+  const int64_t senders = c.degrees.tensor * c.replicas(), tensors = c.shared_keys ? 3 : 1;
+  const int64_t keys = c.shared_keys ? 2 * c.tokens() * c.degrees.tensor * kHeadDim * kNarrow : 0;
+  return borders * (2 * (holders * c.tokens() * kModel * kWide + keys) + senders * c.microbatches() * tensors * kHeader);
 }
 
 // `leaving`: rows that go to an expert of another rank.
@@ -281,6 +293,13 @@ std::vector<Case> cases() {
                  .degrees = {.pipeline = 2},
                  .schedule = PipelineSchedule::kInterleaved,
                  .chunks = 2});
+  for (const int zero : {0, 1, 2})
+    all.push_back({.name = fmt::format("Pipeline2Data2TiedZero{}", zero),
+                   .pattern = kAllKinds,
+                   .degrees = {.pipeline = 2, .data = 2},
+                   .zero = zero,
+                   .tied = true});
+  all.push_back({.name = "Pipeline2Tensor2SharedKeys", .pattern = "AFAF", .degrees = {.pipeline = 2, .tensor = 2}, .shared_keys = true});
   for (const bool sequence : {true, false}) {
     const char* const suffix = sequence ? "" : "WholeSequence";
     all.push_back({.name = fmt::format("Pipeline2Tensor2{}", suffix),
