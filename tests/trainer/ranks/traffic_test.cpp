@@ -39,6 +39,8 @@ struct Case {
   int64_t tokens() const { return batch * length; }  // of a step
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
 Options options_of(const Case& c) {
   Options options = testing::tiny_options();
   options.model = {};
