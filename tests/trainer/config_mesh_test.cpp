@@ -26,6 +26,8 @@ TEST(ResolveMesh, GivesDataWhatTheOtherDegreesLeave) {
   EXPECT_EQ(degrees.context, 4);
   EXPECT_EQ(degrees.tensor, 2);
   EXPECT_EQ(degrees.ranks(), 48);
+  EXPECT_EQ(resolve_mesh(with_parallel("context: 2, expert: 4"), 4).expert,
+            4);  // over data x context; a model without experts has nothing to cut
 }
 
 TEST(ResolveMesh, ReplicatesGroupsAndKeyValueHeads) {
@@ -48,6 +50,11 @@ TEST(ResolveMesh, RefusesSizesThatDoNotDivide) {
             ".tensor: expected a divisor or a multiple of model.blocks.A.kv_heads (6, command line), given 4; try 1 or 2");
   EXPECT_EQ(message("tensor: 4", 4, {"model.blocks.M.heads=12", "model.blocks.M.groups=6"}),
             ".tensor: expected a divisor or a multiple of model.blocks.M.groups (6, command line), given 4; try 1 or 2");
+  const std::string moe = "model.blocks.F={ffn: moe, router: softmax_topk, experts: 6, top_k: 2, hidden: 6}";
+  EXPECT_EQ(message("expert: 3", 8), ".expert: expected a divisor of data x parallel.context (8, by default), given 3; try 1, 2, 4 or 8");
+  EXPECT_EQ(message("expert: 4", 4, {moe}), ".expert: expected a divisor of model.blocks.F.experts (6, command line), given 4; try 1 or 2");
+  EXPECT_EQ(message("tensor: 4, expert_tensor: true", 4, {moe}),
+            ".tensor: expected a divisor of model.blocks.F.hidden (6, command line), given 4; try 1 or 2");
   EXPECT_EQ(message("tensor: 4", 4, {"model.blocks.F.hidden=130"}),
             ".tensor: expected a divisor of model.blocks.F.hidden (130, command line), given 4; try 1 or 2");
   EXPECT_EQ(message("tensor: 4", 4, {"data.seq_len=126"}),
