@@ -11,9 +11,9 @@ namespace {
 
 // The model: each sub-layer is a character of its pattern. One B/C group and one kv head, which all tensor ranks hold.
 constexpr int64_t kModel = 8, kVocabulary = 13, kConv = 4, kState = 3;
-constexpr int64_t kRank = 2, kInner1 = 2 * kModel;                // Mamba-1: dt_rank, channels
-constexpr int64_t kHeads = 4, kHeadDim = 4, kInner2 = 16;         // Mamba-2, and attention
-constexpr int64_t kHidden = 12, kExperts = 4, kExpertHidden = 6;  // MLP; mixture of experts, not gated
+constexpr int64_t kRank = 2, kInner1 = 2 * kModel;                           // Mamba-1: dt_rank, channels
+constexpr int64_t kHeads = 4, kHeadDim = 4, kInner2 = 16;                    // Mamba-2, and attention
+constexpr int64_t kHidden = 12, kExperts = 4, kTopK = 2, kExpertHidden = 6;  // MLP; mixture of experts, not gated
 constexpr char kMamba1 = '1', kMamba2 = '2', kAttention = 'A', kMlp = 'F', kMoe = 'E';
 // bf16: activations and most weights in two bytes; gradients, states, statistics, the residual stream and small weights in four.
 constexpr int64_t kNarrow = 2, kWide = 4;
@@ -31,7 +31,8 @@ struct Case {
   PipelineSchedule schedule = PipelineSchedule::k1F1B;
   int chunks = 1;
   int64_t batch = 4;
-  bool tied = false;         // the head is the embedding
+  bool tied = false;  // the head is the embedding
+  bool expert_tensor = false;
   bool shared_keys = false;  // layer 2, attention, reads the keys and values of layer 0 in another stage
 
   int64_t replicas() const { return degrees.data * degrees.context; }  // ranks with the same weights
@@ -51,7 +52,7 @@ Options options_of(const Case& c) {
       {"2", Mamba2Options{.heads = kHeads, .head_dim = kHeadDim, .state = kState, .groups = 1, .conv = kConv, .chunk = 64}},
       {"A", AttentionBlockOptions{.heads = kHeads, .kv_heads = 1, .head_dim = kHeadDim, .rope = RopeOptions{}, .window = {}}},
       {"F", MlpOptions{.hidden = kHidden}},
-      {"E", MoeOptions{.experts = kExperts, .hidden = kExpertHidden, .gated = false, .router = {.top_k = 2}, .balance = 0.01}}};
+      {"E", MoeOptions{.experts = kExperts, .hidden = kExpertHidden, .gated = false, .router = {.top_k = kTopK}, .balance = 0.01}}};
   for (const char kind : c.pattern) options.model.layers.push_back({std::string(1, kind)});
   options.model.tie_embeddings = c.tied;
   if (c.shared_keys) options.model.kv = {{.from = 0, .to = {2}}};
@@ -65,6 +66,7 @@ Options options_of(const Case& c) {
   options.parallel.sequence = c.sequence;
   options.parallel.context_runs = c.pieces;
   options.parallel.zero = c.zero;
+  options.parallel.expert_tensor = c.expert_tensor;
   return options;
 }
 
@@ -172,7 +174,7 @@ int64_t expert_elements(const Case& c) {
 int64_t data_bytes(const Case& c) {
   const int64_t others = c.replicas() - 1, tensor = c.degrees.tensor, M = c.microbatches();
   const Weights all = weights_of(c);
-  const int64_t experts = (c.replicas() / c.degrees.expert - 1) * tensor * expert_elements(c);
+  const int64_t experts = (c.replicas() / c.degrees.expert - 1) * (c.expert_tensor ? 1 : tensor) * expert_elements(c);
   const int64_t grads = others * all.grad_bytes(tensor) + experts * kWide, values = others * all.bytes(tensor) + experts * kNarrow;
   const int64_t of_embedding = others * kEmbeddingWeights.bytes(tensor);
   const int64_t of_two_stages = c.tied ? 2 * c.replicas() - 1 : 0;
@@ -217,12 +219,14 @@ int64_t tensor_bytes(const Case& c) {
   int64_t bytes = 2 * stream * kWide + 2 * stream * kNarrow;  // embedding; head
   bytes += others * ranks * 2 * c.tokens() * kWide;           // log-sum-exps and target logits
   for (const char kind : c.pattern) {
-    if (kind != kMoe) bytes += passes * stream * kNarrow;
+    if (kind != kMoe || c.expert_tensor) bytes += passes * stream * kNarrow;
+    if (kind == kMoe && c.expert_tensor)  // routing weights there and back; with sequence parallelism the choices
+      bytes += others * c.tokens() * kTopK * (2 * kWide + (c.sequence ? static_cast<int64_t>(sizeof(int64_t)) : 0));
     if (kind == kMamba1) bytes += passes * others * c.tokens() * (kRank + 2 * kState) * kNarrow;
     if (kind == kMamba2) bytes += passes * others * c.tokens() * kWide;  // a square sum
   }
   const Weights all = weights_of(c);
-  const int64_t owed_by_slice = all.wide.copied + expert_elements(c) / c.degrees.expert;
+  const int64_t owed_by_slice = all.wide.copied + (c.expert_tensor ? 0 : expert_elements(c) / c.degrees.expert);
   const int64_t copies = all.narrow.copied + (c.sequence ? owed_by_slice : 0), sums = c.zero >= 2 ? c.microbatches() : 1;
   return bytes + sums * c.replicas() * 2 * others * copies * kWide;
 }
@@ -360,11 +364,16 @@ TEST(TrafficOfExperts, IsThatOfTheRowsThatLeaveTheirRank) {
   cases.push_back({.name = "Expert4", .pattern = "2E", .degrees = {.data = 4, .expert = 4}});
   cases.push_back({.name = "Expert2OfData4", .pattern = "2E", .degrees = {.data = 4, .expert = 2}, .zero = 1});
   for (const bool sequence : {true, false})
-    cases.push_back({.name = "Expert2Tensor2", .pattern = "E", .degrees = {.data = 2, .tensor = 2, .expert = 2}, .sequence = sequence});
+    for (const bool expert_tensor : {true, false})
+      cases.push_back({.name = "Expert2Tensor2",
+                       .pattern = "E",
+                       .degrees = {.data = 2, .tensor = 2, .expert = 2},
+                       .sequence = sequence,
+                       .expert_tensor = expert_tensor});
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
-    // Without sequence parallelism each tensor rank sends all rows.
-    const int64_t leaving = rows_leaving(c) * (c.sequence ? 1 : c.degrees.tensor), tokens = c.tokens() * 2;
+    const bool by_slice = c.sequence && !c.expert_tensor;  // else each tensor rank sends all rows
+    const int64_t leaving = rows_leaving(c) * (by_slice ? 1 : c.degrees.tensor), tokens = c.tokens() * kTopK;
     EXPECT_NE(leaving, tokens * (c.degrees.expert - 1) / c.degrees.expert) << "even: not what is to be shown";
     on_mesh(c, [&](const Group& group) { EXPECT_EQ(measure(c, group, 0), expected(c, leaving)); });
   }
