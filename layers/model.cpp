@@ -52,7 +52,7 @@ void HybridModel::declare(Declarations& declarations) {
   for (int stage = 0; stage < stages(); ++stage) {
     declarations.enter_stage(stage % placement_.pipeline_ranks);
     if (stage == 0) {
-      embedding_unit_ = declarations.enter_unit();
+      embedding_unit_ = declarations.enter_unit(/*backward_reads=*/false);
       embedding_ = declarations.declare(embedding);
     }
     for (size_t i = sites_of(stage).begin; i < sites_of(stage).end; ++i) sites_[i].declare(declarations);
@@ -89,10 +89,7 @@ Carry HybridModel::embed(Carry carry, const Context& ctx) const {
   const ModelPlace place(kEmbeddingPlace);
   const bool read = !live_before_[0].empty();
   const auto rows = [this](const Vars& ids, Pass&) { return Vars{embedding(ids[0], embedding_, first_row_, placement_.residual)}; };
-  const SegmentHooks hooks = ctx.hooks(embedding_unit_);  // of forward alone: backward does not read the weights
-  const Var rows_BSD = Tape::segment(
-      {.before_forward = hooks.before_forward, .after_forward = hooks.after_forward, .before_backward = {}, .after_backward = {}},
-      {carry.x}, rows, Recompute::kNone)[0];
+  const Var rows_BSD = Tape::segment(ctx.hooks(embedding_unit_), {carry.x}, rows, Recompute::kNone)[0];
   carry.x = scaled(tp_leave(rows_BSD, placement_.tp), options_.scales.embed);
   if (read) carry.shared[kEmbeddingSlot] = {carry.x};
   return carry;

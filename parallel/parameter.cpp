@@ -74,7 +74,7 @@ Var Declarations::declare(const std::string& storage, std::vector<ParameterSpec>
     all_.push_back(known);
   }
   known->uses[stage_] += known->parts.front().reads;
-  units_.back().push_back(known->leaf);
+  units_.back().leaves.push_back(known->leaf);
   return Var(known->leaf);
 }
 

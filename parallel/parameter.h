@@ -90,15 +90,21 @@ struct FusedParameter {
   std::vector<int> stages() const;  // that use it, ascending
 };
 
+// What is read together: by one call site, by the head.
+struct Unit {
+  std::vector<std::shared_ptr<Leaf>> leaves{};
+  bool backward_reads = true;  // not only forward
+};
+
 // Collects the declarations of a whole model, all stages. Naming a storage again is a further use of the same parameter.
 class Declarations {
  public:
   explicit Declarations(bool sequence_parallel) : sequence_parallel_(sequence_parallel) {}
 
   void enter_stage(int stage) { stage_ = stage; }
-  // What is declared from here on is read together: by one call site, by the head. Returns the unit's number; 0 is what comes before any.
-  int enter_unit() {
-    units_.emplace_back();
+  // What is declared from here on belongs to a unit. Returns its number; 0 is what comes before any.
+  int enter_unit(bool backward_reads = true) {
+    units_.push_back({.backward_reads = backward_reads});
     return static_cast<int>(units_.size()) - 1;
   }
   Var declare(const std::string& storage, std::vector<ParameterSpec> parts);
@@ -109,8 +115,7 @@ class Declarations {
 
   bool sequence_parallel() const { return sequence_parallel_; }
   const std::vector<std::shared_ptr<FusedParameter>>& all() const { return all_; }
-  // By unit: the leaves that it reads.
-  const std::vector<std::vector<std::shared_ptr<Leaf>>>& units() const { return units_; }
+  const std::vector<Unit>& units() const { return units_; }
   const Tallies& tallies() const { return tallies_; }
   const Buffers& buffers() const { return buffers_; }
 
@@ -119,7 +124,7 @@ class Declarations {
   int stage_ = 0;
   std::vector<std::shared_ptr<FusedParameter>> all_;
   std::map<std::string, std::shared_ptr<FusedParameter>> by_name_;
-  std::vector<std::vector<std::shared_ptr<Leaf>>> units_{1};
+  std::vector<Unit> units_{1};
   Tallies tallies_;
   Buffers buffers_;
 };

@@ -21,17 +21,21 @@ ParameterGatherer::ParameterGatherer(const ParameterStore& store, const Declarat
     : store_(store), whole_(store.buckets().size()), hooks_(declarations.units().size()) {
   std::vector<size_t> units;  // of this rank's, those that have anything cut
   for (size_t unit = 0; unit < declarations.units().size(); ++unit) {
-    buckets_of_.push_back(cut_buckets(declarations.units()[unit], store));
+    buckets_of_.push_back(cut_buckets(declarations.units()[unit].leaves, store));
     if (!buckets_of_.back().empty()) units.push_back(unit);
   }
+  std::optional<size_t> before;  // in backward it comes next
   for (size_t i = 0; i < units.size(); ++i) {
     const size_t unit = units[i];
-    const auto before = i > 0 ? std::optional(units[i - 1]) : std::nullopt;
     const auto behind = i + 1 < units.size() ? std::optional(units[i + 1]) : std::nullopt;
     hooks_[unit] = {.before_forward = [this, unit, behind] { enter(unit, behind); },
                     .after_forward = [this, unit] { leave(unit); },
-                    .before_backward = [this, unit, before] { enter(unit, before); },
-                    .after_backward = [this, unit] { leave(unit); }};
+                    .before_backward = {},
+                    .after_backward = {}};
+    if (!declarations.units()[unit].backward_reads) continue;
+    hooks_[unit].before_backward = [this, unit, before] { enter(unit, before); };
+    hooks_[unit].after_backward = [this, unit] { leave(unit); };
+    before = unit;
   }
 }
 

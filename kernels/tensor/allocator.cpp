@@ -56,7 +56,7 @@ size_t Allocator::size_class(size_t bytes) {
 void* Allocator::allocate(size_t bytes) {
   const size_t size = size_class(bytes);
   const std::scoped_lock lock(mutex_);
-  stats_.in_use += static_cast<int64_t>(size);
+  stats_.in_use += static_cast<int64_t>(bytes);
   stats_.peak = std::max(stats_.peak, stats_.in_use);
   if (auto found = cached_.find(size); found != cached_.end() && !found->second.empty()) {
     void* block = found->second.back();
@@ -74,7 +74,7 @@ void* Allocator::allocate(size_t bytes) {
 void Allocator::release(void* block, size_t bytes) {
   const size_t size = size_class(bytes);
   const std::scoped_lock lock(mutex_);
-  stats_.in_use -= static_cast<int64_t>(size);
+  stats_.in_use -= static_cast<int64_t>(bytes);
   mark_free(block, size);
   cached_[size].push_back(block);
 }

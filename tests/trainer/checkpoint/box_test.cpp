@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <random>
 #include <vector>
 
 namespace ropewalk {
@@ -66,6 +67,30 @@ TEST(Slabs, FollowEachOtherInRowMajorOrder) {
     std::vector<int64_t> expected(60);
     std::iota(expected.begin(), expected.end(), 0);
     EXPECT_EQ(all, expected) << limit;
+  }
+}
+
+// A range of whole rows, as ranks own it: of a vector's elements, else along the last dim.
+TEST(RegionsOfRange, CoverItOnceInOrderAndAreFew) {
+  std::mt19937_64 random(1);
+  const auto draw = [&](int64_t from, int64_t to) { return from + static_cast<int64_t>(random() % static_cast<uint64_t>(to - from + 1)); };
+  for (int i = 0; i < 2000; ++i) {
+    Shape shape{draw(1, 5)};
+    for (int64_t dims = draw(0, 3); dims > 0; --dims) shape = shape.then({draw(1, 5)});
+    const int64_t width = shape.rank() == 1 ? 1 : shape[-1], rows = shape.numel() / width;
+    const int64_t first = draw(0, rows), last = draw(first, rows);
+
+    std::vector<int64_t> all, expected(static_cast<size_t>((last - first) * width));
+    std::iota(expected.begin(), expected.end(), first * width);
+    const std::vector<Region> regions = regions_of_range(shape, first * width, last * width);
+    for (const Region& region : regions) {
+      const std::vector<int64_t> part = elements(region, shape);
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    EXPECT_EQ(all, expected) << shape.to_string() << " from row " << first << " to " << last;
+    // One up to a border of each dim that counts rows, one down from it, and one between.
+    EXPECT_LE(regions.size(), static_cast<size_t>(2 * std::max(1, shape.rank() - 1) - 1))
+        << shape.to_string() << " from row " << first << " to " << last;
   }
 }
 

@@ -1,17 +1,14 @@
 // A layout changes nothing but speed: each tiny model on every mesh against itself on one rank, in fp64. Runs on four ranks; smaller meshes
 // are cut from them.
+#include "tests/support/parity.h"
+
 #include <gtest/gtest.h>
 
-#include "tests/support/finite_difference.h"
 #include "tests/support/ranks.h"
 #include "tests/support/tiny_model.h"
-#include "trainer/train_step.h"
 
 namespace ropewalk {
 namespace {
-
-constexpr double kTolerance = 1e-10;
-constexpr int64_t kSteps = 3;
 
 struct Case {
   std::string name;
@@ -27,33 +24,7 @@ struct Case {
   int64_t batch = 4;
 };
 
-// Global tensors by name: what this mesh computed, the same on each of its ranks.
-using Gathered = std::map<std::string, Tensor>;
-
-struct Outcome {
-  std::vector<double> losses, grad_norms, of_experts;  // of_experts: auxiliary loss and load
-  Gathered gradients, weights;
-};
-
-Gathered gather(const RankModel& rank_model, Tensor (ParameterStore::*of)(const PlacedPart&) const) {
-  Gathered all;
-  const ParameterStore& store = rank_model.store();
-  for (const auto& fused : rank_model.declarations().all()) {
-    for (const ParameterSpec& spec : fused->parts) {
-      const Tensor whole = Tensor::zeros(spec.shape, store.wide_dtype());
-      for (const PlacedPart& part : store.parts()) {
-        if (part.spec.name != spec.name || !part.counted || part.owned.length == 0) continue;
-        Tensor place = whole;
-        for (int d = 0; d < spec.shape.rank(); ++d) place = place.narrow(d, part.start[d], part.extent[d]);
-        const Tensor local = Tensor::zeros({part.numel()}, store.wide_dtype());
-        local.narrow(0, part.owned.begin, part.owned.length).copy_from((store.*of)(part));
-        place.copy_from(local.reshape(part.extent));
-      }
-      all[spec.name] = rank_model.mesh().all().all_reduce(whole, "gather");
-    }
-  }
-  return all;
-}
+using testing::Outcome;
 
 Outcome train(const Options& options, const Group& group, const Case& layout) {
   Options local = options;
@@ -63,47 +34,17 @@ Outcome train(const Options& options, const Group& group, const Case& layout) {
   local.parallel.expert_tensor = layout.expert_tensor;
   local.train.recompute = layout.recompute;
   local.train.batch = layout.batch;
+  local.train.micro_batch = layout.rows;
   local.parallel.pipeline = layout.degrees.pipeline;
   local.parallel.schedule = layout.schedule;
   local.parallel.virtual_stages = layout.chunks;
   local.parallel.stages = layout.stages;
-  const RankModel model(local, group, layout.degrees);
-  Optimizer optimizer(local.optimizer, model.declarations(), model.store(), kSteps);
-  TrainStep train_step(model, optimizer, {.clip = local.train.clip});
-  const auto sequence = [&](int64_t i) { return testing::tiny_sequence(i, local.data.seq_len, local.model.vocabulary); };
-  Outcome outcome;
-  for (int64_t step = 0; step < kSteps; ++step) {
-    const StepReport report =
-        train_step.run(step, make_batches(sequence, step, {local.train.batch, layout.rows, layout.pieces}, model.mesh()));
-    outcome.losses.push_back(report.loss);
-    outcome.grad_norms.push_back(report.grad_norm);
-    if (report.moe) outcome.of_experts.insert(outcome.of_experts.end(), {report.moe->aux_loss, report.moe->load_max_over_mean});
-    if (step == 0) outcome.gradients = gather(model, &ParameterStore::grad);
-  }
-  outcome.weights = gather(model, &ParameterStore::master);
-  for (const PlacedBuffer& placed : model.store().buffers()) outcome.weights[placed.buffer->name] = placed.buffer->value;
-  return outcome;
-}
-
-void expect_equal(const Gathered& given, const Gathered& expected, const char* what) {
-  ASSERT_EQ(given.size(), expected.size());
-  for (const auto& [name, tensor] : expected) {
-    EXPECT_GT(testing::relative_error(tensor, zeros_like(tensor), 1), 0) << what << " of " << name << " is zero: nothing was compared";
-    EXPECT_LT(testing::relative_error(given.at(name), tensor), kTolerance) << what << " of " << name;
-  }
+  return testing::train_for_parity(local, group, layout.degrees);
 }
 
 void expect_equal(const Outcome& given, const Outcome& expected) {
-  for (int64_t step = 0; step < kSteps; ++step) {
-    EXPECT_NEAR(given.losses[step], expected.losses[step], kTolerance * expected.losses[step]) << "loss of step " << step;
-    EXPECT_NEAR(given.grad_norms[step], expected.grad_norms[step], kTolerance * expected.grad_norms[step])
-        << "gradient norm of step " << step;
-  }
-  ASSERT_EQ(given.of_experts.size(), expected.of_experts.size());
-  for (size_t i = 0; i < expected.of_experts.size(); ++i)
-    EXPECT_NEAR(given.of_experts[i], expected.of_experts[i], kTolerance * expected.of_experts[i]) << "of the experts, number " << i;
-  expect_equal(given.gradients, expected.gradients, "gradient");
-  expect_equal(given.weights, expected.weights, "weight after three steps");
+  const testing::Difference largest = testing::largest_difference(given, expected);
+  EXPECT_LT(largest.error, testing::kParityTolerance) << largest.of;
 }
 
 std::vector<Case> cases_of_one_rank() {
