@@ -184,7 +184,7 @@ int64_t data_bytes(const Case& c) {
     case 0: return 2 * grads + late;
     case 1: return grads + values + late;
     case 2: return M * grads + values + late;
-    default: return M * grads + 2 * M * (values - of_embedding) + (M + 1) * of_embedding;
+    default: return M * (grads + 2 * values - of_embedding);  // which backward does not read
   }
 }
 
