@@ -5,19 +5,22 @@
 namespace ropewalk {
 namespace {
 
-// Coordinates of a rank, in the order of kAxes.
+// Those that the ranks are a box of.
+constexpr std::array kBoxAxes = {Axis::kPipeline, Axis::kData, Axis::kContext, Axis::kTensor};
+
+// Coordinates of a rank, in the order of kBoxAxes.
 std::array<int, 4> coordinates_of(int rank, const Degrees& degrees) {
   std::array<int, 4> at{};
-  for (int i = static_cast<int>(kAxes.size()) - 1; i >= 0; --i) {
-    at[i] = rank % degrees.of(kAxes[i]);
-    rank /= degrees.of(kAxes[i]);
+  for (int i = static_cast<int>(kBoxAxes.size()) - 1; i >= 0; --i) {
+    at[i] = rank % degrees.of(kBoxAxes[i]);
+    rank /= degrees.of(kBoxAxes[i]);
   }
   return at;
 }
 
-std::string text_of(const std::array<int, kAxes.size()>& at) {
+std::string text_of(const std::array<int, kBoxAxes.size()>& at) {
   std::string text;
-  for (size_t i = 0; i < kAxes.size(); ++i) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name_of(kAxes[i]), at[i]);
+  for (size_t i = 0; i < kBoxAxes.size(); ++i) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name_of(kBoxAxes[i]), at[i]);
   return text;
 }
 
@@ -36,6 +39,7 @@ const char* name_of(Axis axis) {
     case Axis::kData: return "data";
     case Axis::kContext: return "context";
     case Axis::kTensor: return "tensor";
+    case Axis::kExpert: return "expert";
   }
   return "?";
 }
@@ -46,6 +50,7 @@ int Degrees::of(Axis axis) const {
     case Axis::kData: return data;
     case Axis::kContext: return context;
     case Axis::kTensor: return tensor;
+    case Axis::kExpert: return expert;
   }
   return 0;
 }
@@ -54,38 +59,39 @@ std::string Degrees::describe() const {
   return fmt::format("pipeline {}, data {}, context {}, tensor {}, expert {}", pipeline, data, context, tensor, expert);
 }
 
+Mesh::Accounts Mesh::make_accounts() {
+  Accounts accounts;
+  for (auto& account : accounts) account = std::make_shared<Account>();
+  return accounts;
+}
+
 Mesh::Mesh(const Group& all, const Degrees& degrees) : degrees_(degrees), all_(all) {
   expect(degrees.ranks() == all.size(), "mesh: pipeline {} x data {} x context {} x tensor {} is {} ranks, given {}", degrees.pipeline,
          degrees.data, degrees.context, degrees.tensor, degrees.ranks(), all.size());
   name_ranks(all, degrees);
   const std::array<int, 4> mine = coordinates_of(all.rank(), degrees);
   // The ranks that differ from this one only along some axes: their color is what they have in common, counted as in a smaller box.
-  const auto along = [&](auto&& varies) {
+  const auto along = [&](Axis serves, auto&& varies) {
     int color = 0;
-    for (size_t i = 0; i < kAxes.size(); ++i)
-      if (!varies(kAxes[i])) color = color * degrees.of(kAxes[i]) + mine[i];
-    return all.split(color);
+    for (size_t i = 0; i < kBoxAxes.size(); ++i)
+      if (!varies(kBoxAxes[i])) color = color * degrees.of(kBoxAxes[i]) + mine[i];
+    return all.split(color, account(serves));
   };
-  for (const Axis axis : kAxes) axis_[static_cast<int>(axis)] = along([axis](Axis other) { return other == axis; });
-  tokens_ = along([](Axis axis) { return axis == Axis::kData || axis == Axis::kContext; });
+  for (const Axis axis : kBoxAxes) axis_[static_cast<int>(axis)] = along(axis, [axis](Axis other) { return other == axis; });
+  tokens_ = along(Axis::kData, [](Axis axis) { return axis == Axis::kData || axis == Axis::kContext; });
   pipeline_back_ = pipeline().split(0);
-  rows_ = along([](Axis axis) { return axis == Axis::kContext || axis == Axis::kTensor; });
+  rows_ = along(Axis::kContext, [](Axis axis) { return axis == Axis::kContext || axis == Axis::kTensor; });
   expect(tokens_.size() % degrees.expert == 0, "mesh: {} expert ranks do not divide data {} x context {}", degrees.expert, degrees.data,
          degrees.context);
-  expert_ = tokens_.split(tokens_.rank() / degrees.expert);
+  axis_[static_cast<int>(Axis::kExpert)] = tokens_.split(tokens_.rank() / degrees.expert, account(Axis::kExpert));
   expert_replicas_ = tokens_.split(tokens_.rank() % degrees.expert);
 }
 
 Group Mesh::of_stages(const std::vector<int>& stages, bool experts) const {
   const bool member = std::find(stages.begin(), stages.end(), coordinate(Axis::kPipeline)) != stages.end();
-  const int held = experts ? expert_.rank() : 0;
-  const Group group = all_.split(member ? 1 + coordinate(Axis::kTensor) * degrees_.expert + held : 0);
+  const int held = experts ? expert().rank() : 0;
+  const Group group = all_.split(member ? 1 + coordinate(Axis::kTensor) * degrees_.expert + held : 0, account(Axis::kData));
   return member ? group : Group();
-}
-
-int64_t Mesh::bytes_sent(Axis axis) const {
-  if (axis == Axis::kPipeline) return pipeline().bytes_sent() + pipeline_back_.bytes_sent();
-  return (axis == Axis::kData ? tokens_ : this->axis(axis)).bytes_sent();
 }
 
 std::string Mesh::coordinates() const { return text_of(coordinates_of(all_.rank(), degrees_)); }

@@ -12,8 +12,8 @@
 
 namespace ropewalk {
 
-enum class Axis { kPipeline, kData, kContext, kTensor };
-constexpr std::array<Axis, 4> kAxes = {Axis::kPipeline, Axis::kData, Axis::kContext, Axis::kTensor};
+enum class Axis { kPipeline, kData, kContext, kTensor, kExpert };
+constexpr std::array kAxes = {Axis::kPipeline, Axis::kData, Axis::kContext, Axis::kTensor, Axis::kExpert};
 const char* name_of(Axis axis);
 
 struct Degrees {
@@ -42,20 +42,27 @@ class Mesh {
   const Group& tensor() const { return axis(Axis::kTensor); }
   const Group& tokens() const { return tokens_; }                    // data x context: the same weights, different tokens
   const Group& rows() const { return rows_; }                        // context x tensor: the same rows of a batch
-  const Group& expert() const { return expert_; }                    // shares the experts out
+  const Group& expert() const { return axis(Axis::kExpert); }        // shares the experts out
   const Group& expert_replicas() const { return expert_replicas_; }  // the ranks of tokens() that hold the same experts
   const Group& all() const { return all_; }
   // Ranks of several stages that differ in nothing else but their tokens; `experts`: and that hold the same experts. Collective over all
   // ranks; of one rank where this rank's stage is not among them.
   Group of_stages(const std::vector<int>& stages, bool experts) const;
-  // By this rank along an axis; sums over data and context ranks together count as data's.
-  int64_t bytes_sent(Axis axis) const;
+  // By this rank so far, through the groups that serve an axis. What brings copies of a parameter into line counts as data's, over context
+  // ranks and stages too, and as tensor's between tensor ranks; what is known of a sequence only as a whole, as context's. Values of the
+  // host over all ranks (loss, norms, counts) are nobody's.
+  int64_t bytes_sent(Axis axis) const { return account(axis)->bytes; }
   std::string coordinates() const;  // "pipeline 0, data 1, context 0, tensor 1"
 
  private:
+  using Accounts = std::array<std::shared_ptr<Account>, kAxes.size()>;
+  static Accounts make_accounts();
+  const std::shared_ptr<Account>& account(Axis axis) const { return accounts_[static_cast<int>(axis)]; }
+
   Degrees degrees_;
-  Group all_, tokens_, rows_, expert_, expert_replicas_, pipeline_back_;
-  std::array<Group, 4> axis_;
+  Accounts accounts_ = make_accounts();
+  Group all_, tokens_, rows_, expert_replicas_, pipeline_back_;
+  std::array<Group, kAxes.size()> axis_;
 };
 
 }  // namespace ropewalk

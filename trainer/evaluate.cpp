@@ -42,7 +42,7 @@ Evaluation evaluate(const RankModel& model, const Dataset& data, int64_t block) 
     targets += static_cast<double>(count_targets(batch));
   }
   Evaluation evaluation{.nats = sum_over_tokens(mesh, nats, "validation loss"),
-                        .targets = mesh.tokens().sum(targets, "validation targets"),
+                        .targets = sum_over_tokens(mesh, targets, "validation targets"),
                         .bytes = data.validation_bytes,
                         .right = std::nullopt};
   if (data.recall) evaluation.right = sum_over_tokens(mesh, right, "validation accuracy");

@@ -1,5 +1,6 @@
 #include "trainer/step_metrics.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -14,14 +15,19 @@ ordered_json number(double value) { return std::isfinite(value) ? ordered_json(v
 
 }  // namespace
 
+BytesByAxis bytes_sent(const Mesh& mesh) {
+  BytesByAxis bytes;
+  std::transform(kAxes.begin(), kAxes.end(), bytes.begin(), [&](Axis axis) { return mesh.bytes_sent(axis); });
+  return bytes;
+}
+
 StepMetrics::StepMetrics(const RankModel& model, const Optimizer& optimizer, const TokenShape& batch, std::optional<double> peak_flops)
-    : model_(model), optimizer_(optimizer), flops_(3 * model.model().cost(batch).flops), peak_flops_(peak_flops) {}
+    : optimizer_(optimizer), flops_(3 * model.model().cost(batch).flops), peak_flops_(peak_flops) {}
 
 void StepMetrics::put(Census& census, const StepFacts& facts) {
   memory_ = census.put(static_cast<double>(Allocator::host().stats().peak));
   for (size_t i = 0; i < kAxes.size(); ++i) {
-    const int64_t sent = model_.mesh().bytes_sent(kAxes[i]);
-    const size_t place = census.put(static_cast<double>(sent - std::exchange(bytes_sent_[i], sent)));
+    const size_t place = census.put(static_cast<double>(facts.bytes_sent[i]));
     if (i == 0) traffic_ = place;
   }
   for (const Kind kind : kKinds) {

@@ -11,12 +11,17 @@
 
 namespace ropewalk {
 
+using BytesByAxis = std::array<int64_t, kAxes.size()>;
+// By this rank so far.
+BytesByAxis bytes_sent(const Mesh& mesh);
+
 // One step as its rank saw it.
 struct StepFacts {
   int64_t step = 0;  // from 1
   int64_t tokens_a_step = 0;
   double seconds = 0;
   StepReport report{};
+  BytesByAxis bytes_sent{};  // by this rank, in training alone
   std::optional<Evaluation> evaluation{};
   std::optional<Health> health{};  // at the steps where it is asked for
 };
@@ -36,12 +41,10 @@ class StepMetrics {
   void add_update_ratios(nlohmann::ordered_json& metrics, const Census& census) const;
   void add_health(nlohmann::ordered_json& metrics, const Census& census) const;
 
-  const RankModel& model_;
   const Optimizer& optimizer_;
   double flops_;                                                // of a step, forward and backward
   std::optional<double> peak_flops_;                            // a second
   size_t memory_ = 0, traffic_ = 0, updates_ = 0, health_ = 0;  // places in the census; of the first axis, kind
-  std::array<int64_t, kAxes.size()> bytes_sent_{};              // up to the last step
 };
 
 }  // namespace ropewalk

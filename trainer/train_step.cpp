@@ -23,7 +23,8 @@ double max_over_mean(const Tensor& counts) {
 }  // namespace
 
 double sum_over_tokens(const Mesh& mesh, double counted, const char* label) {
-  return mesh.all().sum(mesh.coordinate(Axis::kTensor) == 0 ? counted : 0, label);
+  const bool last_stage = mesh.coordinate(Axis::kPipeline) + 1 == mesh.size(Axis::kPipeline);
+  return mesh.all().sum(last_stage && mesh.coordinate(Axis::kTensor) == 0 ? counted : 0, label);
 }
 
 TrainStep::TrainStep(const RankModel& model, Optimizer& optimizer, const TrainStepOptions& options)
@@ -36,7 +37,7 @@ TrainStep::TrainStep(const RankModel& model, Optimizer& optimizer, const TrainSt
 
 StepReport TrainStep::run(int64_t step, const std::vector<Microbatch>& batches, Health* health) {
   const Mesh& mesh = model_.mesh();
-  const double targets = mesh.tokens().sum(static_cast<double>(count_targets(batches)), "targets");
+  const double targets = sum_over_tokens(mesh, static_cast<double>(count_targets(batches)), "targets");
   const LossScales scales{.target = 1 / std::max(1.0, targets), .sequence = 1 / sequences_of(batches, mesh)};
   StepReport report;
 

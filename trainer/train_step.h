@@ -49,7 +49,7 @@ class TrainStep {
   Pipeline pipeline_;
 };
 
-// The sum over the ranks of the mesh of what the last stages of its pipelines counted; tensor ranks counted the same.
+// The sum over the ranks of the mesh of what the last stages of its pipelines counted, whatever others did; tensor ranks counted the same.
 double sum_over_tokens(const Mesh& mesh, double counted, const char* label);
 
 }  // namespace ropewalk

@@ -2,7 +2,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <charconv>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "data/error.h"
@@ -167,7 +169,10 @@ StepFacts Trainer::timed_step(BatchLoader& loader) {
   StepFacts facts{.tokens_a_step = options_.train.batch * options_.data.seq_len};
   const int64_t every = options_.train.health_every;
   if (every > 0 && (step_ + 1) % every == 0) facts.health.emplace();
+  const BytesByAxis before = bytes_sent(model_.mesh());
   facts.report = step(loader.next(), facts.health ? &*facts.health : nullptr);
+  const BytesByAxis after = bytes_sent(model_.mesh());
+  std::transform(after.begin(), after.end(), before.begin(), facts.bytes_sent.begin(), std::minus());
   facts.step = step_;
   facts.seconds = std::chrono::duration<double>(Clock::now() - begun).count();
   return facts;

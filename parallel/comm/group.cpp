@@ -135,10 +135,10 @@ std::string Group::broadcast(const std::string& text, int root) const { return s
 
 void Group::barrier(const char* label) const { gather(0, label); }
 
-Group Group::split(int color) const {
+Group Group::split(int color, const std::shared_ptr<Account>& account) const {
   if (size() == 1) return {};
   barrier("split");  // which, unlike what follows, reports who does not come
-  return Group(transport_->split(color));
+  return Group(transport_->split(color, account));
 }
 
 void Group::name_ranks(const std::vector<std::string>& names) const {

@@ -39,6 +39,11 @@ class Work {
 using Cuts = std::vector<int64_t>;
 Cuts even_cuts(int64_t elements, int ranks);
 
+// Bytes that this rank has sent for one purpose, through however many groups.
+struct Account {
+  int64_t bytes = 0;
+};
+
 // What a transport does for one group (parallel/comm/mpi: host memory). Tensors are dense here; Group packs and unpacks.
 class Transport {
  public:
@@ -56,7 +61,8 @@ class Transport {
   virtual Work send(const Tensor& in, int to, const char* label) = 0;
   virtual Work receive(const Tensor& out, int from, const char* label) = 0;
   virtual std::string broadcast(const std::string& text, int root) = 0;  // blocking
-  virtual std::shared_ptr<Transport> split(int color) = 0;               // ranks keep their order
+  // Ranks keep their order.
+  virtual std::shared_ptr<Transport> split(int color, const std::shared_ptr<Account>& account) = 0;
   virtual int64_t bytes_sent() const = 0;
   virtual void name_ranks(const std::vector<std::string>& names) = 0;
   virtual Deadline deadline(const char* label) = 0;
@@ -95,10 +101,12 @@ class Group {
   std::string broadcast(const std::string& text, int root = 0) const;
   void barrier(const char* label) const;
 
-  // The members with the same color, in this group's order. Collective.
-  Group split(int color) const;
-  // Bytes that this rank has sent through this group so far, counting a ring's traffic: all-reduce 2 (n-1)/n of the buffer,
-  // gather and reduce-scatter (n-1)/n of the whole.
+  // The members with the same color, in this group's order. What they send counts into the account; without one, into that of this group,
+  // if any. Collective.
+  Group split(int color, const std::shared_ptr<Account>& account = nullptr) const;
+  // Bytes that this rank has sent through this group so far, and not through groups split off it. Of a buffer of which piece p is its own
+  // it sends in an all-reduce the rest, and p to each other rank; in a reduce-scatter the rest; in a gather p to each other rank. Over n
+  // ranks that makes 2 (n-1), (n-1) and (n-1) times the buffer, however it is cut; through memory that they share as through messages.
   int64_t bytes_sent() const { return transport_ ? transport_->bytes_sent() : 0; }
 
   // Where each member stands, by rank ("pipeline 0, data 1"): what reports name it by, beside its number.

@@ -31,7 +31,7 @@ void Exchange::post(char* data, int64_t bytes, int peer, bool incoming, const Po
 }
 
 void Exchange::send(const void* data, int64_t bytes, int to) {
-  group_->bytes_sent += bytes;
+  group_->count_sent(bytes);
   post(static_cast<char*>(const_cast<void*>(data)), bytes, to, false, [&](const char* part, int length, MPI_Request* request) {
     return MPI_Isend(part, length, MPI_BYTE, to, tag_, group_->comm, request);
   });

@@ -68,7 +68,7 @@ class MpiTransport : public Transport {
   Work send(const Tensor& in, int to, const char* label) override;
   Work receive(const Tensor& out, int from, const char* label) override;
   std::string broadcast(const std::string& text, int root) override;
-  std::shared_ptr<Transport> split(int color) override;
+  std::shared_ptr<Transport> split(int color, const std::shared_ptr<Account>& account) override;
 
  private:
   // A buffer and where it is cut among the ranks.
@@ -153,7 +153,7 @@ Tensor MpiTransport::exchange(Exchange& operation, const Tensor& in, const Cuts&
 // `sent`: the bytes that the same operation would send by messages.
 Work MpiTransport::start_shared(const char* name, const std::shared_ptr<SharedTensors>& shared, const Tensor& x, int64_t sent,
                                 const char* label, SharedOperation::Part part) {
-  group_->bytes_sent += sent;
+  group_->count_sent(sent);
   const Description what{name, label, ++collectives_, x.bytes(), x.dtype()};
   return start(std::make_shared<SharedOperation>(group_, shared, x, what, std::move(part)));
 }
@@ -276,11 +276,12 @@ std::string MpiTransport::broadcast(const std::string& text, int root) {
   return std::string(begin, static_cast<size_t>(bytes.numel()));
 }
 
-std::shared_ptr<Transport> MpiTransport::split(int color) {
+std::shared_ptr<Transport> MpiTransport::split(int color, const std::shared_ptr<Account>& account) {
   const Deadline bound = deadline("split");
   MPI_Comm part;
   check(MPI_Comm_split(group_->comm, color, group_->rank, &part), "MPI_Comm_split");
-  return std::make_shared<MpiTransport>(std::make_shared<Communicator>(part, group_->names), progress_);
+  return std::make_shared<MpiTransport>(std::make_shared<Communicator>(part, group_->names, account ? account : group_->account),
+                                        progress_);
 }
 
 }  // namespace

@@ -40,7 +40,8 @@ std::string RankNames::of(int world_rank, const std::string& more) const {
   return fmt::format(fmt::runtime(both.empty() ? "rank {}" : "rank {} ({})"), world_rank, both);
 }
 
-Communicator::Communicator(MPI_Comm owned, std::shared_ptr<RankNames> names) : comm(owned), names(std::move(names)) {
+Communicator::Communicator(MPI_Comm owned, std::shared_ptr<RankNames> names, std::shared_ptr<Account> account)
+    : comm(owned), names(std::move(names)), account(std::move(account)) {
   MPI_Comm_rank(comm, &rank);
   MPI_Comm_size(comm, &size);
   std::vector<int> members(size);

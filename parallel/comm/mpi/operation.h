@@ -29,11 +29,15 @@ class RankNames {
 };
 
 struct Communicator {
-  Communicator(MPI_Comm owned, std::shared_ptr<RankNames> names);
+  Communicator(MPI_Comm owned, std::shared_ptr<RankNames> names, std::shared_ptr<Account> account = nullptr);
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
+  void count_sent(int64_t bytes) {
+    bytes_sent += bytes;
+    if (account) account->bytes += bytes;
+  }
   // Each rank begins with its right neighbour, so that they do not all turn to the same one.
   template <class Body>
   void for_each_peer(const Body& body) const {
@@ -44,6 +48,7 @@ struct Communicator {
   int rank, size;
   std::vector<int> world_ranks;  // of its members: what reports name
   std::shared_ptr<RankNames> names;
+  std::shared_ptr<Account> account;  // of what is sent here, beside others; may be null
   int64_t bytes_sent = 0;
 };
 

@@ -330,6 +330,19 @@ TEST(Group, CountsTheBytesItSends) {
   EXPECT_EQ(group.bytes_sent(), 576 + 3 * 128 / 4);
 }
 
+TEST(Group, CountsIntoTheAccountItIsGivenOrThatOfTheGroupItWasSplitOff) {
+  const auto account = std::make_shared<Account>(), other = std::make_shared<Account>();
+  const Group group = world().split(0, account), part = group.split(world().rank() / 2), elsewhere = group.split(0, other);
+  const int64_t before = account->bytes;
+  const Tensor x = Tensor::zeros({16}, DType::kFloat64);  // 128 bytes
+  group.all_gather(x, 0, "test").raw();
+  part.all_gather(x, 0, "test").raw();
+  EXPECT_EQ(account->bytes - before, (3 + 1) * 128);
+  elsewhere.all_gather(x, 0, "test").raw();
+  EXPECT_EQ(account->bytes - before, (3 + 1) * 128);
+  EXPECT_EQ(other->bytes, 3 * 128);
+}
+
 TEST(Agree, ThrowsTheLowestRanksErrorEverywhere) {
   try {
     agree(world(), [] {

@@ -56,7 +56,7 @@ double largest_unit(const Declarations& declarations) {
 
 Memory measure(const Options& options) {
   Memory memory;
-  int64_t kept = 0;
+  const int64_t before = Allocator::host().stats().in_use;
   {
     const RankModel model(options, testing::world(), {.data = testing::world().size()});
     Optimizer optimizer(options.optimizer, model.declarations(), model.store(), 10);
@@ -64,17 +64,18 @@ Memory measure(const Options& options) {
     const auto row = [&](int64_t i) { return testing::tiny_sequence(i, options.data.seq_len, options.model.vocabulary); };
     const auto run = [&](int64_t step) { train_step.run(step, make_batches(row, step, {options.train.batch, 1, 1}, model.mesh())); };
     run(0);
-    kept = Allocator::host().stats().in_use;
+    const int64_t kept = Allocator::host().stats().in_use;
     Allocator::host().reset_peak();
     run(1);
     EXPECT_EQ(Allocator::host().stats().in_use, kept) << "a step leaves memory behind";
+    memory.kept = static_cast<double>(kept - before);
     memory.more = static_cast<double>(Allocator::host().stats().peak - kept);
     memory.parameters = static_cast<double>(model.store().numel());
     memory.largest_unit = largest_unit(model.declarations());
     for (const Bucket& bucket : model.store().buckets())
       memory.largest_bucket = std::max(memory.largest_bucket, static_cast<double>(bucket.numel));
   }
-  memory.kept = static_cast<double>(kept - Allocator::host().stats().in_use);  // all of the model is gone
+  EXPECT_EQ(Allocator::host().stats().in_use, before) << "a model leaves memory behind";
   return memory;
 }
 
