@@ -32,7 +32,6 @@ void balance(const Tensor& bias, const Tensor& load, double rate) {
 
 Moe::Moe(const MoeOptions& options, const BuildContext& build, const TensorParallel& tp, const ExpertParallel& ep)
     : options_(options), build_(build), tp_(tp), ep_(ep) {
-  ep_.cut_hidden = ep.cut_hidden && tp.group.size() > 1;
   if (!options.shared) return;
   shared_.emplace(MlpOptions{.hidden = options.shared->hidden, .act = options.act, .gated = options.gated}, build, tp, Kind::kMoe);
 }
@@ -119,8 +118,7 @@ Var Moe::through_experts(const Var& u_BSD, const Tensor& expert_BSk, const Var& 
 Var Moe::mix(const Var& u_BSD, const Routing& routing, const Context& ctx) const {
   if (!ep_.cut_hidden) return through_experts(u_BSD, routing.expert, routing.weight, ctx);
   // Every tensor rank takes all tokens through its part of each expert.
-  const Tensor expert_BSk = tp_.sequence ? tp_.group.all_gather(routing.expert, 1, "expert_tensor") : routing.expert;
-  return tp_leave(through_experts(tp_enter(u_BSD, tp_), expert_BSk, tp_enter(routing.weight, tp_), ctx), tp_);
+  return tp_leave(through_experts(tp_enter(u_BSD, tp_), tp_enter(routing.expert, tp_).data(), tp_enter(routing.weight, tp_), ctx), tp_);
 }
 
 Var Moe::forward(const Var& u_BSD, Carry& carry, const Context& ctx) const {

@@ -44,18 +44,23 @@ void GradReducer::make_grads(size_t index) {
   for (const size_t i : progress.leaves) store_.leaves()[i].leaf->grad = store_.leaves()[i].of(progress.whole);
 }
 
-// Whether the next sum has all that it is to hold.
 bool GradReducer::complete(const Bucket& bucket, const Progress& progress) const {
-  const int64_t microbatches = bucket.cut_grad ? progress.rounds + 1 : microbatches_;
+  const int64_t microbatches = microbatches_in(bucket, progress);
   return std::all_of(progress.leaves.begin(), progress.leaves.end(),
                      [&](size_t i) { return contributions_[i] >= store_.leaves()[i].uses * microbatches; });
 }
 
 void GradReducer::contributed(size_t leaf) {
-  ++contributions_[leaf];
-  const size_t index = store_.leaves()[leaf].bucket;
-  const Bucket& bucket = store_.buckets()[index];
-  if (!bucket.late && progress_[index].rounds < (bucket.cut_grad ? microbatches_ : 1) && complete(bucket, progress_[index])) start(index);
+  const PlacedLeaf& placed = store_.leaves()[leaf];
+  const Bucket& bucket = store_.buckets()[placed.bucket];
+  const Progress& progress = progress_[placed.bucket];
+  if (++contributions_[leaf] < placed.uses * microbatches_in(bucket, progress) || bucket.late) return;
+  if (progress.rounds < (bucket.cut_grad ? microbatches_ : 1) && complete(bucket, progress)) start(placed.bucket);
+}
+
+// The microbatches, from the step's first on, that the next sum is to hold.
+int64_t GradReducer::microbatches_in(const Bucket& bucket, const Progress& progress) const {
+  return bucket.cut_grad ? progress.rounds + 1 : microbatches_;
 }
 
 void GradReducer::start(size_t index) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "parallel/parameter_store.h"
+#include "parallel/tensor_parallel.h"
 
 namespace ropewalk {
 
@@ -36,6 +37,7 @@ class GradReducer {
   };
 
   void contributed(size_t leaf);
+  int64_t microbatches_in(const Bucket& bucket, const Progress& progress) const;
   bool complete(const Bucket& bucket, const Progress& progress) const;
   void make_grads(size_t bucket);
   void start(size_t bucket);

@@ -5,12 +5,13 @@
 namespace ropewalk {
 namespace {
 
-// Those that the ranks are a box of.
+// Those that the ranks are a box of: the first of kAxes.
 constexpr std::array kBoxAxes = {Axis::kPipeline, Axis::kData, Axis::kContext, Axis::kTensor};
 
-// Coordinates of a rank, in the order of kBoxAxes.
-std::array<int, 4> coordinates_of(int rank, const Degrees& degrees) {
-  std::array<int, 4> at{};
+using Coordinates = std::array<int, kBoxAxes.size()>;  // in their order
+
+Coordinates coordinates_of(int rank, const Degrees& degrees) {
+  Coordinates at{};
   for (int i = static_cast<int>(kBoxAxes.size()) - 1; i >= 0; --i) {
     at[i] = rank % degrees.of(kBoxAxes[i]);
     rank /= degrees.of(kBoxAxes[i]);
@@ -18,9 +19,11 @@ std::array<int, 4> coordinates_of(int rank, const Degrees& degrees) {
   return at;
 }
 
-std::string text_of(const std::array<int, kBoxAxes.size()>& at) {
+// "pipeline 1, data 0", of as many axes as there are numbers.
+template <size_t kCount>
+std::string text_of(const std::array<int, kCount>& by_axis) {
   std::string text;
-  for (size_t i = 0; i < kBoxAxes.size(); ++i) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name_of(kBoxAxes[i]), at[i]);
+  for (size_t i = 0; i < kCount; ++i) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name_of(kAxes[i]), by_axis[i]);
   return text;
 }
 
@@ -55,9 +58,7 @@ int Degrees::of(Axis axis) const {
   return 0;
 }
 
-std::string Degrees::describe() const {
-  return fmt::format("pipeline {}, data {}, context {}, tensor {}, expert {}", pipeline, data, context, tensor, expert);
-}
+std::string Degrees::describe() const { return text_of(std::array{pipeline, data, context, tensor, expert}); }
 
 Mesh::Accounts Mesh::make_accounts() {
   Accounts accounts;
@@ -69,7 +70,7 @@ Mesh::Mesh(const Group& all, const Degrees& degrees) : degrees_(degrees), all_(a
   expect(degrees.ranks() == all.size(), "mesh: pipeline {} x data {} x context {} x tensor {} is {} ranks, given {}", degrees.pipeline,
          degrees.data, degrees.context, degrees.tensor, degrees.ranks(), all.size());
   name_ranks(all, degrees);
-  const std::array<int, 4> mine = coordinates_of(all.rank(), degrees);
+  const Coordinates mine = coordinates_of(all.rank(), degrees);
   // The ranks that differ from this one only along some axes: their color is what they have in common, counted as in a smaller box.
   const auto along = [&](Axis serves, auto&& varies) {
     int color = 0;

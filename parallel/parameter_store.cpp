@@ -9,6 +9,8 @@
 namespace ropewalk {
 namespace {
 
+constexpr int64_t kBucketBytes = 25 << 20;  // of gradients
+
 double draw(const Init& init, const Philox& random, uint64_t index, int64_t column) {
   switch (init.type) {
     case Init::kConstant: return init.a;
@@ -26,6 +28,14 @@ double draw(const Init& init, const Philox& random, uint64_t index, int64_t colu
 
 // The width of the rows of a part, which no cut divides.
 int64_t row_width(const PlacedPart& part) { return part.extent.rank() == 1 ? 1 : part.extent[-1]; }
+
+// What this rank holds of a dim.
+Range held(const ParameterSpec& spec, int dim, const Mesh& mesh) {
+  const int64_t extent = spec.shape[dim];
+  if (spec.by_expert && dim == 0) return local_range(extent, Split{0, extent}, mesh.expert().rank(), mesh.expert().size());
+  if (!spec.split || spec.split->dim != dim) return {0, extent};
+  return local_range(extent, spec.split, mesh.coordinate(Axis::kTensor), mesh.size(Axis::kTensor));
+}
 
 // Where element `at` of the part stands in the global tensor, both row-major.
 int64_t global_index(const PlacedPart& part, int64_t at) {
@@ -73,7 +83,7 @@ ParameterStore::ParameterStore(const Declarations& declarations, const Mesh& mes
     const size_t first = buckets_.size();
     // Backward comes to what was declared last first, so that the buckets fill in their order.
     for (auto fused = parameters.rbegin(); fused != parameters.rend(); ++fused) {
-      if (starts_bucket(**fused, first, options)) buckets_.push_back(empty);
+      if (starts_bucket(**fused, first)) buckets_.push_back(empty);
       place(**fused, mesh);
     }
     for (size_t i = first; i < buckets_.size(); ++i) {
@@ -92,15 +102,14 @@ ParameterStore::ParameterStore(const Declarations& declarations, const Mesh& mes
 }
 
 // Behind the buckets of other classes, `before` in number.
-bool ParameterStore::starts_bucket(const FusedParameter& fused, size_t before, const StoreOptions& options) const {
+bool ParameterStore::starts_bucket(const FusedParameter& fused, size_t before) const {
   if (buckets_.size() == before) return true;
   const Bucket& last = buckets_.back();
   if (zero_ >= 3 && !last.late && leaves_[last.leaves.back()].unit != fused.unit) return true;
-  return last.numel * static_cast<int64_t>(size_of(wide_)) >= options.bucket_bytes;
+  return last.numel * static_cast<int64_t>(size_of(wide_)) >= kBucketBytes;
 }
 
 void ParameterStore::place(const FusedParameter& fused, const Mesh& mesh) {
-  const int rank = mesh.coordinate(Axis::kTensor), ranks = mesh.size(Axis::kTensor);
   Bucket& bucket = buckets_.back();
   PlacedLeaf leaf{.leaf = fused.leaf,
                   .bucket = buckets_.size() - 1,
@@ -111,15 +120,11 @@ void ParameterStore::place(const FusedParameter& fused, const Mesh& mesh) {
   for (const ParameterSpec& spec : fused.parts) {
     PlacedPart part{.spec = spec, .start = spec.shape, .extent = spec.shape, .bucket = leaf.bucket, .offset = bucket.numel};
     for (int d = 0; d < spec.shape.rank(); ++d) {
-      const bool cut = spec.split && spec.split->dim == d;
-      const Range range = spec.by_expert && d == 0
-                              ? local_range(spec.shape[0], Split{0, spec.shape[0]}, mesh.expert().rank(), mesh.expert().size())
-                              : local_range(spec.shape[d], cut ? spec.split : std::nullopt, rank, ranks);
+      const Range range = held(spec, d, mesh);
       part.start[d] = range.begin;
       part.extent[d] = range.length;
     }
-    part.tensor_copies = spec.split || spec.owed_over_tensor ? replicas(spec.split, ranks) : 1;
-    part.stages = fused.stages();
+    part.tensor_copies = spec.split || spec.owed_over_tensor ? replicas(spec.split, mesh.size(Axis::kTensor)) : 1;
     local = (local.numel() > 0 ? local : part.extent.with(0, local[0])).with(0, local[0] + part.extent[0]);
     bucket.numel += part.numel();
     bucket.parts.push_back(parts_.size());

@@ -9,7 +9,6 @@
 
 #include "parallel/mesh.h"
 #include "parallel/parameter.h"
-#include "parallel/tensor_parallel.h"
 
 namespace ropewalk {
 
@@ -18,12 +17,11 @@ struct PlacedPart {
   ParameterSpec spec;
   Shape start, extent;
   size_t bucket = 0;
-  int64_t offset = 0;         // in the bucket
-  Range owned{};              // of its elements: whole rows, which this rank updates
-  int64_t owned_at = 0;       // where they begin among all that this rank owns
-  int tensor_copies = 1;      // over how many neighbouring tensor ranks the gradient is owed
-  std::vector<int> stages{};  // that use it, ascending
-  bool counted = false;       // this rank stands for what it owns in norms and on disk; exactly one rank does, for each element
+  int64_t offset = 0;     // in the bucket
+  Range owned{};          // of its elements: whole rows, which this rank updates
+  int64_t owned_at = 0;   // where they begin among all that this rank owns
+  int tensor_copies = 1;  // over how many neighbouring tensor ranks the gradient is owed
+  bool counted = false;   // this rank stands for what it owns in norms and on disk; exactly one rank does, for each element
 
   int64_t numel() const { return extent.numel(); }
 };
@@ -70,7 +68,6 @@ struct StoreOptions {
   DType compute = DType::kFloat32;  // of activations: bf16 gets working copies
   uint64_t seed = 1;
   int zero = 0;
-  int64_t bucket_bytes = 25 << 20;  // of gradients
 };
 
 class ParameterStore {
@@ -82,7 +79,6 @@ class ParameterStore {
   const std::vector<PlacedLeaf>& leaves() const { return leaves_; }
   const std::vector<Bucket>& buckets() const { return buckets_; }
   const std::vector<PlacedBuffer>& buffers() const { return buffers_; }
-  int zero() const { return zero_; }
   DType wide_dtype() const { return wide_; }
   int64_t numel() const;  // elements that this rank reads
   // Elements that this rank owns: of what the optimizer keeps.
@@ -104,7 +100,7 @@ class ParameterStore {
 
  private:
   struct Class;
-  bool starts_bucket(const FusedParameter& fused, size_t before, const StoreOptions& options) const;
+  bool starts_bucket(const FusedParameter& fused, size_t before) const;
   void place(const FusedParameter& fused, const Mesh& mesh);
   void cut(Bucket& bucket) const;
   void allocate(Bucket& bucket, DType read);

@@ -31,16 +31,15 @@ double sum_of_squares(int64_t n, const T* x) {
   return sum;
 }
 
-// Pointers into spans and targets, from where a thread's part of them begins.
 template <class T>
-struct Spans {
+struct Addends {
   T *const *spans, *const *targets;
   int64_t count, target_count;
 };
 
 // kWidth elements from number i on.
 template <int64_t kWidth, class T>
-[[gnu::always_inline]] inline void sum_stretch_into(int64_t i, Spans<T> all) {
+[[gnu::always_inline]] inline void sum_stretch_into(int64_t i, Addends<T> all) {
   Wide<T> sums[kWidth];
 #pragma omp simd
   for (int64_t l = 0; l < kWidth; ++l) sums[l] = all.spans[0][i + l];
@@ -55,7 +54,7 @@ template <int64_t kWidth, class T>
 }
 
 template <class T>
-void sum_into(int64_t n, Spans<T> all) {
+void sum_into(int64_t n, Addends<T> all) {
   constexpr int64_t kLine = 64 / sizeof(T), kAhead = 4096 / sizeof(T);
   int64_t i = 0;
   for (; i + kLine <= n; i += kLine) {
@@ -66,10 +65,16 @@ void sum_into(int64_t n, Spans<T> all) {
 }
 
 template <class T>
-std::vector<T*> pointers(const Tensors& spans, int64_t begin) {
+std::vector<T*> pointers(const Tensors& spans) {
   std::vector<T*> all;
-  for (const Tensor& span : spans) all.push_back(span.data<T>() + begin);
+  for (const Tensor& span : spans) all.push_back(span.data<T>());
   return all;
+}
+
+template <class T>
+std::vector<T*> moved(std::vector<T*> pointers, int64_t by) {
+  for (T*& pointer : pointers) pointer += by;
+  return pointers;
 }
 
 }  // namespace
@@ -93,9 +98,10 @@ void launch(Cpu, const SumInto& args) {
       expect(span.contiguous() && span.shape() == first.shape() && span.dtype() == first.dtype(),
              "sum_into: expected dense {} {} each, given {} {}", first.dtype(), first.shape(), span.dtype(), span.shape());
   dispatch_float(first.dtype(), [&]<class T>(std::type_identity<T>) {
+    const std::vector<T*> all_spans = pointers<T>(args.spans), all_targets = pointers<T>(args.targets);
     parallel_ranges(first.numel(), kBlock, [&](int64_t begin, int64_t end) {
-      const std::vector<T*> spans = pointers<T>(args.spans, begin), targets = pointers<T>(args.targets, begin);
-      vectorized<sum_into<T>>(end - begin, Spans<T>{spans.data(), targets.data(), std::ssize(spans), std::ssize(targets)});
+      const std::vector<T*> spans = moved(all_spans, begin), targets = moved(all_targets, begin);
+      vectorized<sum_into<T>>(end - begin, Addends<T>{spans.data(), targets.data(), std::ssize(spans), std::ssize(targets)});
     });
   });
 }

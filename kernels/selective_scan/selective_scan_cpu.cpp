@@ -52,15 +52,6 @@ class Forward {
   const Scratch<W> states_;
 };
 
-template <class T>
-void forward(const SelectiveScanForward& args) {
-  const Operands<T> in(args.in);
-  in.for_each_task([&](int64_t share, const Group& group) {
-    Forward<T> task(in, args, group);
-    for (int64_t r = in.first_run(share); r < in.first_run(share + 1); ++r) task.run(r);
-  });
-}
-
 // What the tasks of backward share: where gradients go, and sums that wait for each other.
 template <class T>
 struct BackwardLaunch {
@@ -233,7 +224,7 @@ Shape selective_scan_borders(const SelectiveScanOperands& in) {
 }
 
 void launch(Cpu, const SelectiveScanForward& args) {
-  dispatch_float(args.y.dtype(), [&]<class T>(std::type_identity<T>) { forward<T>(args); });
+  dispatch_float(args.y.dtype(), [&]<class T>(std::type_identity<T>) { run_tasks<Forward, T>(args); });
 }
 
 void launch(Cpu, const SelectiveScanBackward& args) {

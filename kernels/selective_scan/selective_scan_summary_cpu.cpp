@@ -102,23 +102,14 @@ class Adjoint {
   const Scratch<W> raw_{kGroupSize}, dy_{kGroupSize}, z_{kGroupSize}, step_{kTileSize};
 };
 
-template <class Task, class T, class Args>
-void for_each_run(const Args& args) {
-  const Operands<T> in(args.in);
-  in.for_each_task([&](int64_t share, const Group& group) {
-    Task task(in, args, group);
-    for (int64_t r = in.first_run(share); r < in.first_run(share + 1); ++r) task.run(r);
-  });
-}
-
 }  // namespace
 
 void launch(Cpu, const SelectiveScanSummary& args) {
-  dispatch_float(args.in.x.dtype(), [&]<class T>(std::type_identity<T>) { for_each_run<Summary<T>, T>(args); });
+  dispatch_float(args.in.x.dtype(), [&]<class T>(std::type_identity<T>) { run_tasks<Summary, T>(args); });
 }
 
 void launch(Cpu, const SelectiveScanAdjoint& args) {
-  dispatch_float(args.in.x.dtype(), [&]<class T>(std::type_identity<T>) { for_each_run<Adjoint<T>, T>(args); });
+  dispatch_float(args.in.x.dtype(), [&]<class T>(std::type_identity<T>) { run_tasks<Adjoint, T>(args); });
 }
 
 }  // namespace ropewalk

@@ -189,4 +189,14 @@ struct GroupScratch {
   const Scratch<W> step{kTileSize}, input{kTileSize};
 };
 
+// Every task over its share of the runs; a task is made of the operands, the launch and its group.
+template <template <class> class Task, class T, class Launch>
+void run_tasks(const Launch& launch) {
+  const Operands<T> in(launch.in);
+  in.for_each_task([&](int64_t share, const Group& group) {
+    Task<T> task(in, launch, group);
+    for (int64_t r = in.first_run(share); r < in.first_run(share + 1); ++r) task.run(r);
+  });
+}
+
 }  // namespace ropewalk::s6

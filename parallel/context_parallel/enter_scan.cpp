@@ -41,27 +41,25 @@ struct Chosen {
   std::vector<int64_t> piece;
 };
 
-// Those that hand a state over to another piece.
-Chosen handing_on(const Runs& runs, const ScanHandOver& h) {
+// Of each piece its first or its last run, where `wanted` says so of the run.
+template <class Wanted>
+Chosen choose(int64_t Piece::*end, const Runs& runs, const ScanHandOver& h, const Wanted& wanted) {
   Chosen chosen;
   for (int64_t e = 0; e < h.deal.entering(); ++e) {
-    const Run& last = runs[h.pieces[e].last];
-    if (last.closes) continue;
-    chosen.runs.push_back(last);
+    const Run& run = runs[h.pieces[e].*end];
+    if (!wanted(run)) continue;
+    chosen.runs.push_back(run);
     chosen.piece.push_back(e);
   }
   return chosen;
 }
 
-// Those that another piece hands a state to.
+Chosen handing_on(const Runs& runs, const ScanHandOver& h) {
+  return choose(&Piece::last, runs, h, [](const Run& run) { return !run.closes; });
+}
+
 Chosen taking_over(const Runs& runs, const ScanHandOver& h) {
-  Chosen chosen;
-  for (int64_t e = 0; e < h.deal.entering(); ++e) {
-    if (!h.pieces[e].enters) continue;
-    chosen.runs.push_back(runs[h.pieces[e].first]);
-    chosen.piece.push_back(e);
-  }
-  return chosen;
+  return choose(&Piece::first, runs, h, [](const Run& run) { return !run.opens(); });
 }
 
 // What enters this rank's pieces, and the decays of all pieces, which backward needs again.
@@ -89,9 +87,7 @@ Tensor receive_gradients(const Tensor& dy, const SelectiveScanOperands& in, cons
   for (int64_t i = 0; i < std::ssize(first.runs); ++i) d_entering.select(0, first.piece[i]).copy_from(d_start.select(0, i));
   const Tensor d_after =
       fold_pieces_back(all_decay, h.group.all_gather(for_fold(d_entering), 0, "enter_scan.backward"), h.deal).reshape(h.of_pieces);
-  const Tensor d_leaving = h.zeros(h.of_runs);
-  for (int64_t e = 0; e < h.deal.entering(); ++e) d_leaving.select(0, h.pieces[e].last).copy_from(d_after.select(0, e));
-  return d_leaving;
+  return behind_last_runs(d_after, h.pieces, h.of_runs[0]);
 }
 
 SelectiveScan decode(SelectiveScanInputs in, const Context& ctx, int slot) {

@@ -100,9 +100,7 @@ Tensor fold_gradients(const Tensor& d_start, const Tensor& all_decay, const Stat
   for (int64_t e = 0; e < h.deal.entering(); ++e)
     if (h.pieces[e].enters) d_entering.select(0, e).copy_from(d_start.select(0, h.pieces[e].first));
   const Tensor d_after = fold_pieces_back(all_decay, h.group.all_gather(d_entering, 0, "enter_state.backward"), h.deal);
-  const Tensor d_leaving = h.zeros(h.of_runs);
-  for (int64_t e = 0; e < h.deal.entering(); ++e) d_leaving.select(0, h.pieces[e].last).copy_from(d_after.select(0, e));
-  return d_leaving;
+  return behind_last_runs(d_after, h.pieces, h.of_runs[0]);
 }
 
 // Backward of the hand-over. Without `all_decay` nothing entered from elsewhere.

@@ -71,4 +71,10 @@ Tensor fold_pieces_back(const Tensor& decay, const Tensor& d_entering, const Dea
   return of_this_rank(d_after, deal);
 }
 
+Tensor behind_last_runs(const Tensor& of_pieces, const std::vector<Piece>& pieces, int64_t runs) {
+  const Tensor of_runs = Tensor::zeros(of_pieces.shape().with(0, runs), of_pieces.dtype(), of_pieces.device());
+  for (int64_t e = 0; e < std::ssize(pieces); ++e) of_runs.select(0, pieces[e].last).copy_from(of_pieces.select(0, e));
+  return of_runs;
+}
+
 }  // namespace ropewalk

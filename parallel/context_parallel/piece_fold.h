@@ -25,4 +25,7 @@ Tensor fold_pieces(const Tensor& decay, const Tensor& left, const Deal& deal);
 // rank's [E, H, P, N].
 Tensor fold_pieces_back(const Tensor& decay, const Tensor& d_entering, const Deal& deal);
 
+// Values behind each piece [E, ..] as values behind each run [runs, ..]: those of a piece behind its last run, zeros elsewhere.
+Tensor behind_last_runs(const Tensor& of_pieces, const std::vector<Piece>& pieces, int64_t runs);
+
 }  // namespace ropewalk

@@ -71,18 +71,19 @@ std::vector<Argument> arguments(const Case& k, double step_scale = 1) {
   return all;
 }
 
-SelectiveScan scan(const Case& k, const Vars& x) {
-  return selective_scan({.x = x[0],
-                         .dt = x[1],
-                         .z = k.gate ? x[7] : Var(),
-                         .b = x[2],
-                         .c = x[3],
-                         .a_log = x[4],
-                         .dt_bias = x[5],
-                         .d_skip = x[6],
-                         .h0 = k.entering > 0 ? x.back() : Var(),
-                         .runs = k.runs});
+SelectiveScanInputs inputs(const Case& k, const Vars& x) {
+  return {.x = x[0],
+          .dt = x[1],
+          .z = k.gate ? x[7] : Var(),
+          .b = x[2],
+          .c = x[3],
+          .a_log = x[4],
+          .dt_bias = x[5],
+          .d_skip = x[6],
+          .h0 = k.entering > 0 ? x.back() : Var(),
+          .runs = k.runs};
 }
+SelectiveScan scan(const Case& k, const Vars& x) { return selective_scan(inputs(k, x)); }
 
 std::function<Vars(const Vars&)> both_outputs(const Case& k) {
   return [&k](const Vars& x) {
@@ -195,20 +196,6 @@ TEST(SelectiveScan, ContinuesWhereAnotherCallLeft) {
   EXPECT_TENSOR_NEAR(state, expected.leaving.data(), 1e-13);
 }
 
-// The operands of a case for the launches.
-SelectiveScanOperands operands(const Case& k, const Vars& x) {
-  return operands_of({.x = x[0],
-                      .dt = x[1],
-                      .z = k.gate ? x[7] : Var(),
-                      .b = x[2],
-                      .c = x[3],
-                      .a_log = x[4],
-                      .dt_bias = x[5],
-                      .d_skip = x[6],
-                      .h0 = {},
-                      .runs = k.runs})();
-}
-
 // A case whose runs all continue from states of their own.
 Case entered(Case k) {
   k.entering = std::ssize(k.runs);
@@ -222,7 +209,7 @@ TEST(SelectiveScanSummary, IsWhatRunsDoToAnyState) {
     const Case with_states = entered(k);
     const Vars in = constants(arguments(with_states));
     const Tensor h0 = in.back().data(), decay = empty_like(h0), left = empty_like(h0);
-    launch(Cpu{}, SelectiveScanSummary{.decay = decay, .left = left, .in = operands(k, in)});
+    launch(Cpu{}, SelectiveScanSummary{.decay = decay, .left = left, .in = operands_of(inputs(k, in))()});
     const auto h = h0.to_vector<double>(), d = decay.to_vector<double>(), l = left.to_vector<double>();
     std::vector<double> leaving;
     for (size_t i = 0; i < h.size(); ++i) leaving.push_back(d[i] * h[i] + l[i]);
@@ -239,7 +226,7 @@ TEST(SelectiveScanAdjoint, IsTheGradientOfTheStatesThatEnter) {
     in.back() = tape.input(in.back().data());
     const Tensor dy = random_tensor(in[0].shape(), 9), given = empty_like(in.back().data());
     const Tensor expected = tape.backward({scan(with_states, in).y}, {dy})[0];
-    launch(Cpu{}, SelectiveScanAdjoint{.d_entering = given, .dy = dy, .in = operands(k, in)});
+    launch(Cpu{}, SelectiveScanAdjoint{.d_entering = given, .dy = dy, .in = operands_of(inputs(k, in))()});
     EXPECT_TENSOR_NEAR(given, expected, 1e-12);
   }
 }

@@ -81,9 +81,10 @@ class MeshResolver {
 
   std::vector<Cut> expert_cuts(int data) const {
     std::vector<Cut> cuts = {{"data x parallel.context", "parallel.data", data * mesh_.context}};
-    for (const std::string& name : blocks_in_use())
-      if (const auto* moe = std::get_if<MoeOptions>(&options_.model.blocks.at(name)))
-        cuts.push_back({fmt::format("model.blocks.{}.experts", name), fmt::format("model.blocks.{}.experts", name), moe->experts});
+    for (const std::string& name : blocks_in_use()) {
+      const std::string key = fmt::format("model.blocks.{}.experts", name);
+      if (const auto* moe = std::get_if<MoeOptions>(&options_.model.blocks.at(name))) cuts.push_back({key, key, moe->experts});
+    }
     return cuts;
   }
 
@@ -102,7 +103,7 @@ class MeshResolver {
     };
     if (const auto* mamba1 = std::get_if<Mamba1Options>(&options)) {
       const int64_t inner = mamba1->expand * options_.model.d_model;
-      cuts.push_back({fmt::format("{0}.expand x model.d_model", block), block + ".expand", inner});
+      cuts.push_back({block + ".expand x model.d_model", block + ".expand", inner});
       add(".heads", mamba1->heads, true);
     } else if (const auto* mamba = std::get_if<Mamba2Options>(&options)) {
       add(".heads", mamba->heads);

@@ -216,9 +216,10 @@ Work MpiTransport::reduce_scatter(const Tensor& in, const Tensor& out, const Cut
 Work MpiTransport::all_gather(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) {
   if (const auto shared = shared_memory_of(out); shared && in.storage() == out.storage())
     return start_shared("all_gather", shared, out, (size() - 1) * in.bytes(), label, [cuts, own = rank()](const Tensors& parts) {
-      for (int from = 0; from < std::ssize(parts); ++from)
-        if (from != own)
-          narrowed({parts[own]}, cuts[from], cuts[from + 1])[0].copy_from(narrowed({parts[from]}, cuts[from], cuts[from + 1])[0]);
+      for (int from = 0; from < std::ssize(parts); ++from) {
+        const Tensors pieces = narrowed(parts, cuts[from], cuts[from + 1]);
+        if (from != own) pieces[own].copy_from(pieces[from]);
+      }
     });
   const auto operation = collective("all_gather", out, label);
   operation->keep(in);
