@@ -25,5 +25,7 @@ struct RmsNormBackward {
 };
 void launch(Cpu, const RmsNormForward& args);
 void launch(Cpu, const RmsNormBackward& args);
+void launch(Cuda, const RmsNormForward& args);
+void launch(Cuda, const RmsNormBackward& args);
 
 }  // namespace ropewalk

@@ -3,35 +3,56 @@
 
 #include <cstdint>
 
+#include "kernels/error.h"
 #include "kernels/tensor/timeline.h"
 
 namespace ropewalk {
 
-// The host. Ops choose a back end by this type: `launch(Cpu, args)` is the CPU half of an op.
-struct Cpu {};
+// Ops choose a back end by these types: `launch(Cpu, args)` is the CPU half of an op, `launch(Cuda, args)` the CUDA half.
+struct Cpu {};   // the host
+struct Cuda {};  // this rank's GPU (kernels/cuda/runtime.h)
+
+// Whether this program is built with the CUDA halves.
+#ifdef ROPEWALK_CUDA
+inline constexpr bool kHasCuda = true;
+#else
+inline constexpr bool kHasCuda = false;
+#endif
 
 class Device {
  public:
-  enum class Kind : uint8_t { kCpu };
+  enum class Kind : uint8_t { kCpu, kCuda };
 
   Device() = default;
   Device(Cpu) {}
+  Device(Cuda) : kind_(Kind::kCuda) {}
   Kind kind() const { return kind_; }
+  bool is_cuda() const { return kind_ == Kind::kCuda; }
   bool operator==(const Device&) const = default;
 
  private:
   Kind kind_ = Kind::kCpu;
 };
 
-// Hands an op's arguments to the back end of the device. The only place that chooses one. An op that knows what it has to do at least says
-// so by a function `Effort effort(const Args&)` beside its launch.
+// Hands arguments to the back end of the device. The only place that chooses one.
 template <class Args>
-void launch(Device, const Args& args) {
+void compute(Device device, const Args& args) {
+  if (!device.is_cuda()) return launch(Cpu{}, args);
+  if constexpr (kHasCuda && requires { launch(Cuda{}, args); })
+    launch(Cuda{}, args);
+  else
+    throw Error(2, fmt::format("{} is not written for GPUs", name_of_type<Args>()));
+}
+
+// The same for an op's kernel, which the timeline shows. An op that knows what it has to do at least says so by a function
+// `Effort effort(const Args&)` beside its launch.
+template <class Args>
+void launch(Device device, const Args& args) {
   Phase kernel(name_of_type<Args>(), TimeSpan::kKernel);
   if constexpr (requires { effort(args); }) {
     if (kernel.recorded()) kernel.set(effort(args));
   }
-  launch(Cpu{}, args);
+  compute(device, args);
 }
 
 }  // namespace ropewalk

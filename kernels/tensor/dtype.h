@@ -79,6 +79,22 @@ decltype(auto) dispatch_float(DType dtype, Body&& body) {
   }
 }
 
+// The same for those that the CUDA halves compute with; fp64 is for proofs on the host.
+template <class Body>
+void dispatch_narrow(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::kFloat32: return body(std::type_identity<float>{});
+    case DType::kBFloat16: return body(std::type_identity<bfloat16>{});
+    default: throw ShapeError(fmt::format("expected fp32 or bf16 on a GPU, given {}", name_of(dtype)));
+  }
+}
+template <class Body>
+void dispatch_narrow(DType x, DType y, const Body& body) {
+  dispatch_narrow(x, [&]<class X>(std::type_identity<X>) {
+    dispatch_narrow(y, [&]<class Y>(std::type_identity<Y>) { body.template operator()<X, Y>(); });
+  });
+}
+
 // Calls body.operator()<X, Y>() for two such types; nothing where they do not share their wide type.
 template <class Body>
 void dispatch_floats(DType x, DType y, const Body& body) {

@@ -3,14 +3,11 @@
 #include <algorithm>
 #include <utility>
 
-#include "kernels/tensor/allocator.h"
-#include "kernels/tensor/parallel_for.h"
-#include "kernels/tensor/vectorized.h"
+#include "kernels/strided/strided.h"
+#include "kernels/tensor/memory.h"
 
 namespace ropewalk {
 namespace {
-
-constexpr int64_t kGrain = 1 << 15;  // elements a task: below it, threads cost more than they give
 
 Shape dense_strides(const Shape& shape) {
   Shape strides = shape;
@@ -22,101 +19,9 @@ Shape dense_strides(const Shape& shape) {
   return strides;
 }
 
-struct DimOfTwo {
-  int64_t extent, x_stride, y_stride;
-};
-
-// The dims of two equally shaped views, outermost first: without those of extent 1, and as one where both views run on across a border.
-std::vector<DimOfTwo> merged_dims(const Tensor& x, const Tensor& y) {
-  std::vector<DimOfTwo> dims;
-  for (int d = 0; d < x.rank(); ++d) {
-    const DimOfTwo inner{x.dim(d), x.stride(d), y.stride(d)};
-    if (inner.extent == 1) continue;
-    if (!dims.empty() && dims.back().x_stride == inner.extent * inner.x_stride && dims.back().y_stride == inner.extent * inner.y_stride)
-      dims.back() = {dims.back().extent * inner.extent, inner.x_stride, inner.y_stride};
-    else
-      dims.push_back(inner);
-  }
-  if (dims.empty()) dims.push_back({1, 1, 1});
-  return dims;
-}
-
-// `length` elements, `step` apart.
-template <class T>
-struct Stretch {
-  T* data;
-  int64_t step;
-};
-
-// Calls body(length, stretch of x, stretch of y) until all elements of two equally shaped views have been met.
-template <class X, class Y, class Body>
-void for_each_stretch(const Tensor& x, const Tensor& y, const Body& body) {
-  X* const x_data = x.data<X>();
-  Y* const y_data = y.data<Y>();
-  if (x.numel() == 0) return;
-  std::vector<DimOfTwo> outer = merged_dims(x, y);
-  const DimOfTwo row = outer.back();
-  outer.pop_back();
-  const int64_t length = std::min(row.extent, kGrain), pieces = (row.extent + length - 1) / length, rows = x.numel() / row.extent;
-  parallel_ranges(rows * pieces, std::max<int64_t>(1, kGrain / length), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i % pieces * length;
-      int64_t rest = i / pieces, at_x = first * row.x_stride, at_y = first * row.y_stride;
-      for (auto dim = outer.rbegin(); dim != outer.rend(); ++dim) {
-        at_x += rest % dim->extent * dim->x_stride;
-        at_y += rest % dim->extent * dim->y_stride;
-        rest /= dim->extent;
-      }
-      body(std::min(length, row.extent - first), Stretch<X>{x_data + at_x, row.x_stride}, Stretch<Y>{y_data + at_y, row.y_stride});
-    }
-  });
-}
-
-// Calls body(element of x, element of y). The dense case, which vectorizes, stands alone.
-template <class X, class Y, class Body>
-[[gnu::always_inline]] inline void for_each_pair(int64_t n, Stretch<X> x, Stretch<Y> y, const Body& body) {
-  if (x.step == 1 && y.step == 1)
-    for (int64_t i = 0; i < n; ++i) body(x.data[i], y.data[i]);
-  else
-    for (int64_t i = 0; i < n; ++i) body(x.data[i * x.step], y.data[i * y.step]);
-}
-
-template <class T>
-void fill_stretch(int64_t n, T value, Stretch<T> to) {
-  if (to.step == 1)
-    for (int64_t i = 0; i < n; ++i) to.data[i] = value;
-  else
-    for (int64_t i = 0; i < n; ++i) to.data[i * to.step] = value;
-}
-
-template <class To, class From>
-void convert_stretch(int64_t n, Stretch<To> to, Stretch<From> from) {
-  using Via = std::conditional_t<std::is_same_v<To, bfloat16>, float, To>;
-  for_each_pair(n, to, from, [](To& target, const From& source) { target = To(static_cast<Via>(source)); });
-}
-
-template <class To, class From>
-void add_stretch(int64_t n, Stretch<To> sum, Stretch<From> addend) {
-  using W = Wide<To>;
-  for_each_pair(n, sum, addend, [](To& target, const From& source) { target = To(static_cast<W>(target) + static_cast<W>(source)); });
-}
-
-template <class To, class From>
-void convert(const Tensor& to, const Tensor& from) {
-  for_each_stretch<To, From>(to, from, [](int64_t n, Stretch<To> target, Stretch<From> source) {
-    if constexpr (std::is_same_v<To, From>) {
-      if (target.step == 1 && source.step == 1) {
-        std::copy_n(source.data, n, target.data);
-        return;
-      }
-    }
-    vectorized<convert_stretch<To, From>>(n, target, source);
-  });
-}
-
 }  // namespace
 
-Storage::Storage(size_t bytes, Device device) : block_(Allocator::host().allocate(bytes)), bytes_(bytes), device_(device) {}
+Storage::Storage(size_t bytes, Device device) : block_(allocate(device, bytes)), bytes_(bytes), device_(device) {}
 
 Storage::Storage(std::shared_ptr<void> owner, void* block, size_t bytes) : owner_(std::move(owner)), block_(block), bytes_(bytes) {}
 
@@ -128,7 +33,7 @@ Storage::~Storage() {
       return;  // the peer is gone: the block stays allocated, since the transport may still own it
     }
   }
-  if (!owner_) Allocator::host().release(block_, bytes_);
+  if (!owner_) release(device_, block_, bytes_);
 }
 
 void Storage::pend(std::function<void()> completion) { completion_ = std::move(completion); }
@@ -265,41 +170,26 @@ Tensor Tensor::to(DType dtype) const {
   return converted;
 }
 
-void Tensor::copy_from(const Tensor& source) const {
-  expect(shape_ == source.shape_, "copy_from: expected {}, given {}", shape_, source.shape_);
-  if (dtype_ == source.dtype_) {
-    switch (size_of(dtype_)) {
-      case 8: return dtype_ == DType::kInt64 ? convert<int64_t, int64_t>(*this, source) : convert<double, double>(*this, source);
-      case 4: return dtype_ == DType::kInt32 ? convert<int32_t, int32_t>(*this, source) : convert<float, float>(*this, source);
-      case 2: return convert<bfloat16, bfloat16>(*this, source);
-      default: return convert<uint8_t, uint8_t>(*this, source);
-    }
-  }
-  dispatch_float(dtype_, [&]<class To>(std::type_identity<To>) {
-    dispatch_float(source.dtype_, [&]<class From>(std::type_identity<From>) { convert<To, From>(*this, source); });
-  });
+Tensor Tensor::to(Device to) const {
+  if (to == device()) return *this;
+  Tensor moved = empty(shape_, dtype_, to);
+  moved.copy_from(*this);
+  return moved;
 }
 
-void Tensor::fill(double value) const {
-  const auto set = [&]<class T>(std::type_identity<T>) {
-    for_each_stretch<T, T>(*this, *this, [value = static_cast<T>(static_cast<Wide<T>>(value))](int64_t n, Stretch<T> to, Stretch<T>) {
-      vectorized<fill_stretch<T>>(n, value, to);
-    });
-  };
-  switch (dtype_) {
-    case DType::kInt64: return set(std::type_identity<int64_t>{});
-    case DType::kInt32: return set(std::type_identity<int32_t>{});
-    case DType::kUInt8: return set(std::type_identity<uint8_t>{});
-    default: return dispatch_float(dtype_, set);
-  }
+void Tensor::copy_from(const Tensor& source) const {
+  expect(shape_ == source.shape_, "copy_from: expected {}, given {}", shape_, source.shape_);
+  if (device() == source.device()) return compute(device(), Copy{.to = *this, .from = source});
+  const Tensor dense = source.to(dtype_).packed(), received = contiguous() ? *this : empty(shape_, dtype_, device());
+  copy_bytes(received.raw(), device(), dense.raw(), dense.device(), static_cast<size_t>(bytes()));
+  if (!contiguous()) copy_from(received);
 }
+
+void Tensor::fill(double value) const { compute(device(), Fill{.to = *this, .value = value}); }
 
 void Tensor::add(const Tensor& other) const {
   expect(shape_ == other.shape_, "add: expected {}, given {}", shape_, other.shape_);
-  dispatch_float(dtype_, [&]<class T>(std::type_identity<T>) {
-    dispatch_float(other.dtype_,
-                   [&]<class U>(std::type_identity<U>) { for_each_stretch<T, U>(*this, other, vectorized<add_stretch<T, U>>); });
-  });
+  compute(device(), AddTo{.sum = *this, .addend = other});
 }
 
 double Tensor::item() const {

@@ -89,7 +89,8 @@ class Tensor {
   Tensor contiguous_copy() const;  // always a new tensor
   Tensor packed() const { return contiguous() ? *this : contiguous_copy(); }
   Tensor to(DType dtype) const;                // itself where the dtype is the same already
-  void copy_from(const Tensor& source) const;  // same shape; converts between floating-point types
+  Tensor to(Device device) const;              // itself where it lies there already
+  void copy_from(const Tensor& source) const;  // same shape; converts between floating-point types, and moves between devices
   void fill(double value) const;
   void add(const Tensor& other) const;  // += other, same shape, both floating point
 
@@ -121,7 +122,7 @@ template <class T>
 struct Rows {
   T* data;
   int64_t count, width, stride;
-  T* operator[](int64_t row) const { return data + row * stride; }
+  constexpr T* operator[](int64_t row) const { return data + row * stride; }
 };
 bool is_rows(const Tensor& x);
 int64_t row_stride(const Tensor& x, const char* what);  // throws ShapeError where x is not rows
@@ -141,7 +142,7 @@ Tensor Tensor::from(const Shape& shape, const std::vector<T>& values) {
 
 template <class T>
 std::vector<T> Tensor::to_vector() const {
-  const Tensor dense = packed();
+  const Tensor dense = packed().to(Device());
   const auto take = [&]<class U>(std::type_identity<U>) { return std::vector<T>(dense.data<U>(), dense.data<U>() + dense.numel()); };
   switch (dtype_) {
     case DType::kInt64: return take(std::type_identity<int64_t>{});

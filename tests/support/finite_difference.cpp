@@ -28,7 +28,7 @@ Var parameter(const std::string& name, const Tensor& data) {
   auto leaf = std::make_shared<Leaf>();
   leaf->name = name;
   leaf->data = data.contiguous_copy();
-  leaf->grad = Tensor::zeros(data.shape(), wide(data.dtype()));
+  leaf->grad = Tensor::zeros(data.shape(), wide(data.dtype()), data.device());
   return Var(leaf);
 }
 

@@ -1,4 +1,4 @@
-// Forward and backward of a function, and the comparison of a narrow type with fp64.
+// Forward and backward of a function, and the comparison of a narrow type with fp64, on the host and on the GPU that there is.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "kernels/tensor/memory.h"
 #include "tests/support/finite_difference.h"
 
 namespace ropewalk::testing {
@@ -59,6 +60,20 @@ inline Trace trace(const std::vector<Argument>& arguments, const std::function<V
   return trace(arguments, function, random_seeds(arguments, function));
 }
 
+// x there; a view of parts of rows stays one.
+inline Tensor on(Device device, const Tensor& x) {
+  if (device == x.device() || x.contiguous()) return x.to(device);
+  const Tensor view = Tensor::empty(x.shape().with(-1, x.dim(-1) + 3), x.dtype(), device).narrow(-1, 2, x.dim(-1));
+  view.copy_from(x);
+  return view;
+}
+
+inline std::vector<Device> devices() {
+  std::vector<Device> devices = {Cpu{}};
+  if (available(Cuda{})) devices.push_back(Cuda{});
+  return devices;
+}
+
 // `arguments` in the dtypes under test; the yardstick gets the same (rounded) values in fp64.
 inline void expect_precision(const std::vector<Argument>& arguments, const std::function<Vars(const Vars&)>& function,
                              double output_tolerance, double gradient_tolerance) {
@@ -68,11 +83,19 @@ inline void expect_precision(const std::vector<Argument>& arguments, const std::
   const Tensors seeds = random_seeds(arguments, function), exact_outputs = random_seeds(exact, function);
   Tensors exact_seeds;
   for (size_t i = 0; i < seeds.size(); ++i) exact_seeds.push_back(seeds[i].to(exact_outputs[i].dtype()));
-  const Trace given = trace(arguments, function, seeds), expected = trace(exact, function, exact_seeds);
-  for (size_t i = 0; i < given.outputs.size(); ++i)
-    EXPECT_LT(relative_error(given.outputs[i], expected.outputs[i]), output_tolerance) << "output " << i;
-  for (size_t i = 0; i < given.gradients.size(); ++i)
-    EXPECT_LT(relative_error(given.gradients[i], expected.gradients[i]), gradient_tolerance) << "gradient " << i;
+  const Trace expected = trace(exact, function, exact_seeds);
+  for (const Device device : devices()) {
+    SCOPED_TRACE(device.is_cuda() ? "on the GPU" : "on the host");
+    std::vector<Argument> there = arguments;
+    for (Argument& argument : there) argument.value = on(device, argument.value);
+    Tensors seeds_there;
+    for (const Tensor& seed : seeds) seeds_there.push_back(on(device, seed));
+    const Trace given = trace(there, function, seeds_there);
+    for (size_t i = 0; i < given.outputs.size(); ++i)
+      EXPECT_LT(relative_error(given.outputs[i], expected.outputs[i]), output_tolerance) << "output " << i;
+    for (size_t i = 0; i < given.gradients.size(); ++i)
+      EXPECT_LT(relative_error(given.gradients[i], expected.gradients[i]), gradient_tolerance) << "gradient " << i;
+  }
 }
 
 }  // namespace ropewalk::testing
