@@ -6,6 +6,7 @@
 
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/describe.h"
+#include "trainer/doctor/doctor.h"
 #include "trainer/evaluate.h"
 #include "trainer/state.h"
 #include "trainer/trainer.h"
@@ -36,6 +37,13 @@ void bench(const Job& job, const ConfigArguments& arguments, const BenchOptions&
   const Group world = job.world(config.options.run.timeout);
   const std::string table = bench(config, options, world);
   if (world.rank() == 0) fmt::print("{}", table);
+}
+
+void doctor() {
+  constexpr int kDeviceFailed = 5;
+  const Diagnosis diagnosis = diagnose();
+  fmt::print("{}", diagnosis.report);
+  if (!diagnosis.healthy) throw Error(kDeviceFailed, "doctor: an op does not compute what it should; the table says which");
 }
 
 void eval(const Job& job, const ConfigArguments& arguments) {

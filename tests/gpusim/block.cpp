@@ -83,8 +83,8 @@ std::vector<size_t> waking_order(size_t threads) {
 
 [[noreturn]] void diverged(const char* what, const Extent& thread) {
   throw std::runtime_error(std::string("gpusim: ") + what + " that not all its threads reach (block " + std::to_string(now.block.x) + ", " +
-                           std::to_string(now.block.y) + ", " + std::to_string(now.block.z) + "; thread " + std::to_string(thread.x) + ", " +
-                           std::to_string(thread.y) + ")");
+                           std::to_string(now.block.y) + ", " + std::to_string(now.block.z) + "; thread " + std::to_string(thread.x) +
+                           ", " + std::to_string(thread.y) + ")");
 }
 
 context::fiber start(size_t i, const Kernel& kernel, context::pooled_fixedsize_stack& stacks) {
