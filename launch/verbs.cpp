@@ -74,6 +74,7 @@ void generate(const std::string& checkpoint, const GenerateOptions& options) {
   CheckpointReader reader(checkpoint);
   Config config = parse_config(reader.meta().config, checkpoint, {});
   config.options.parallel = {};
+  config.options.run.device = DeviceChoice::kCpu;  // where states of decoding live so far
   const auto tokenizer = make_tokenizer(config.options.tokenizer);
   const RankModel model(config.options, Group(), {});
   load_weights(reader, model.store());

@@ -83,6 +83,12 @@ Carry Pipeline::receive(const Microbatch& batch, int chunk, Tape* tape) const {
   return carry;
 }
 
+std::vector<Microbatch> Pipeline::on_device(const std::vector<Microbatch>& batches) const {
+  std::vector<Microbatch> there;
+  for (const Microbatch& batch : batches) there.push_back(batch.to(options_.device));
+  return there;
+}
+
 void Pipeline::send(const Carry& carry, int chunk) const {
   const Group& group = mesh_.pipeline();
   const Vars vars = flatten(carry, stage_.ports(chunk).writes);
@@ -115,7 +121,7 @@ void Pipeline::run_backward(Flight& flight, const LossScales& scales) const {
   for (const Var& var : roots) seeds.push_back(group.receive(var.shape(), var.dtype(), rank_behind(), "pipeline.backward"));
   const auto seed = [&](const Var& loss, double scale) {
     roots.push_back(loss);
-    seeds.push_back(Tensor::full(loss.shape(), scale, loss.dtype()));
+    seeds.push_back(Tensor::full(loss.shape(), scale, loss.dtype(), loss.data().device()));
   };
   for (const Var& loss : flight.losses) seed(loss, scales.sequence);
   if (flight.cross_entropy) seed(flight.cross_entropy, scales.target);
@@ -130,7 +136,8 @@ void Pipeline::run_weights(Flight& flight) {
   flight.tape.run_deferred();
 }
 
-LossSums Pipeline::forward_backward(const std::vector<Microbatch>& batches, const LossScales& scales, Health* health) const {
+LossSums Pipeline::forward_backward(const std::vector<Microbatch>& given, const LossScales& scales, Health* health) const {
+  const std::vector<Microbatch> batches = on_device(given);
   std::map<std::pair<int, int>, Flight> flights;  // by microbatch and chunk
   LossSums sums;
   for (const Turn& turn : turns_of(options_.schedule, shape(batches), rank())) {
@@ -150,7 +157,8 @@ LossSums Pipeline::forward_backward(const std::vector<Microbatch>& batches, cons
   return sums;
 }
 
-double Pipeline::forward(const std::vector<Microbatch>& batches, const Arrival& arrive) const {
+double Pipeline::forward(const std::vector<Microbatch>& given, const Arrival& arrive) const {
+  const std::vector<Microbatch> batches = on_device(given);
   double cross_entropy = 0;
   for (const Turn& turn : forward_turns(shape(batches))) {
     const Microbatch& batch = batches[static_cast<size_t>(turn.microbatch)];
