@@ -28,6 +28,12 @@ std::pair<Shape, DType> read_header(const Tensor& header, int64_t index) {
   return {shape, static_cast<DType>(field[0])};
 }
 
+double sum_of(const Tensors& scalars) {
+  double sum = 0;
+  for (const Tensor& scalar : scalars) sum += scalar.item();
+  return sum;
+}
+
 }  // namespace
 
 // A microbatch in one chunk, between its forward and its last turn.
@@ -96,7 +102,7 @@ void Pipeline::send(const Carry& carry, int chunk) const {
   for (const Var& var : vars) group.send(var.data(), rank_behind(), "pipeline.forward");
 }
 
-LossSums Pipeline::run_forward(Flight& flight, Health* health) const {
+void Pipeline::run_forward(Flight& flight, Health* health) const {
   const Phase phase("forward");
   Carry received = receive(flight.batch, flight.chunk, &flight.tape);
   if (!first(flight.chunk)) flight.entered = flatten(received, stage_.ports(flight.chunk).reads);
@@ -107,10 +113,6 @@ LossSums Pipeline::run_forward(Flight& flight, Health* health) const {
   }
   flight.losses = carry.losses;
   flight.cross_entropy = carry.cross_entropy;
-  LossSums sums;
-  if (carry.cross_entropy) sums.cross_entropy = carry.cross_entropy.data().item();
-  for (const Var& loss : carry.losses) sums.auxiliary += loss.data().item();
-  return sums;
 }
 
 void Pipeline::run_backward(Flight& flight, const LossScales& scales) const {
@@ -139,14 +141,14 @@ void Pipeline::run_weights(Flight& flight) {
 LossSums Pipeline::forward_backward(const std::vector<Microbatch>& given, const LossScales& scales, Health* health) const {
   const std::vector<Microbatch> batches = on_device(given);
   std::map<std::pair<int, int>, Flight> flights;  // by microbatch and chunk
-  LossSums sums;
+  Tensors cross_entropies, auxiliaries;  // read at the end: a GPU is not waited for on the way
   for (const Turn& turn : turns_of(options_.schedule, shape(batches), rank())) {
     const std::pair key(turn.microbatch, turn.chunk);
     if (turn.part == Turn::kForward) {
       Flight& flight = flights.try_emplace(key, batches[static_cast<size_t>(turn.microbatch)], turn.chunk).first->second;
-      const LossSums more = run_forward(flight, health);
-      sums.cross_entropy += more.cross_entropy;
-      sums.auxiliary += more.auxiliary;
+      run_forward(flight, health);
+      if (flight.cross_entropy) cross_entropies.push_back(flight.cross_entropy.data());
+      for (const Var& loss : flight.losses) auxiliaries.push_back(loss.data());
       continue;
     }
     Flight& flight = flights.at(key);
@@ -154,7 +156,7 @@ LossSums Pipeline::forward_backward(const std::vector<Microbatch>& given, const 
     if (turn.part == Turn::kWeights) run_weights(flight);
     if (turn.part == Turn::kWeights || options_.schedule != PipelineSchedule::kZeroBubble) flights.erase(key);
   }
-  return sums;
+  return {.cross_entropy = sum_of(cross_entropies), .auxiliary = sum_of(auxiliaries)};
 }
 
 double Pipeline::forward(const std::vector<Microbatch>& given, const Arrival& arrive) const {

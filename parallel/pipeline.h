@@ -70,7 +70,7 @@ class Pipeline {
   std::vector<Microbatch> on_device(const std::vector<Microbatch>& batches) const;
   Carry receive(const Microbatch& batch, int chunk, Tape* tape) const;
   void send(const Carry& carry, int chunk) const;
-  LossSums run_forward(Flight& flight, Health* health) const;
+  void run_forward(Flight& flight, Health* health) const;
   void run_backward(Flight& flight, const LossScales& scales) const;
   static void run_weights(Flight& flight);
 
