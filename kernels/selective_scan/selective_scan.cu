@@ -75,7 +75,7 @@ __device__ void store_outputs(const ForwardLaunch<T>& launch, const Chunk& chunk
 }
 
 template <int pack, class T>
-__global__ void __launch_bounds__(kThreads<kHeld>) forward(ForwardLaunch<T> launch) {
+__global__ void __launch_bounds__(kThreads<kHeld>, 3) forward(ForwardLaunch<T> launch) {
   SharedMemory shared;
   float *const step = shared.take<float>(kTileSize), *const input = shared.take<float>(kTileSize);
   float *const b = shared.take<float>(kVectors), *const c = shared.take<float>(kVectors);

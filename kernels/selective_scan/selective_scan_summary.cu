@@ -97,7 +97,7 @@ __device__ void absorb_chunk(int length, const Lane<kHeld>& lane, const float* s
 }
 
 template <Way way, int pack, class T>
-__global__ void __launch_bounds__(kThreads<kHeld>) absorb(AbsorbLaunch<T> launch) {
+__global__ void __launch_bounds__(kThreads<kHeld>, 3) absorb(AbsorbLaunch<T> launch) {
   SharedMemory shared;
   float *const step = shared.take<float>(kTileSize), *const value = shared.take<float>(kTileSize),
                *const vector = shared.take<float>(kVectors);
