@@ -45,8 +45,8 @@ TEST_P(OnTheGpu, LossesInBf16AreTheHosts) {
 }
 
 // A run that can be saved, on a device.
-struct Run {
-  Run(DeviceChoice device, const testing::TinyModel& tiny)
+struct TinyRun {
+  TinyRun(DeviceChoice device, const testing::TinyModel& tiny)
       : options(options_on(device, tiny)),
         model(options, Group(), {}),
         optimizer(options.optimizer, model.declarations(), model.store(), 10),
@@ -83,7 +83,7 @@ std::string digests(const std::string& folder) {
 TEST_P(OnTheGpu, CheckpointsOfEitherDeviceLoadOnTheOther) {
   const fs::path root = fs::temp_directory_path() / fmt::format("ropewalk_device_{}", getpid());
   for (const auto& [from, to] : {std::pair{DeviceChoice::kCpu, DeviceChoice::kCuda}, {DeviceChoice::kCuda, DeviceChoice::kCpu}}) {
-    Run first(from, GetParam()), second(to, GetParam());
+    TinyRun first(from, GetParam()), second(to, GetParam());
     for (int64_t step = 0; step < 2; ++step) first.step(step);
     const std::string saved = first.save(root / "first");
     second.load(saved);
