@@ -47,7 +47,7 @@ double ParameterGroups::weight_decay(const ParameterSpec& spec) const {
 Optimizer::Optimizer(const OptimizerOptions& options, const Declarations& declarations, const ParameterStore& store, int64_t steps)
     : options_(options), groups_(options, declarations), store_(store), steps_(steps) {
   if (options.type == OptimizerOptions::kAdamW)
-    for (const char* moment : {"m", "v"}) state_[moment] = Tensor::zeros({store.owned()}, store.wide_dtype());
+    for (const char* moment : {"m", "v"}) state_[moment] = Tensor::zeros({store.owned()}, store.wide_dtype(), store.device());
 }
 
 double Optimizer::lr(size_t group, int64_t step) const {
