@@ -84,14 +84,14 @@ __global__ void __launch_bounds__(kThreads) attend(Operands<T> a, Results<T> y, 
   SharedMemory shared;
   T* const q_tile = shared.take<T>(Tiles::kHeld);
   T *const k_tiles = shared.take<T>(2 * Tiles::kStreamed), *const v_tiles = shared.take<T>(2 * Tiles::kStreamed);
-  const AttentionTask task = a.work.task();
   const int head = a.work.head(), begin = static_cast<int>(threadIdx.x) / kWarp * 16 * kSlabs;  // of the warp
-  load_tokens<Tiles::kRows, width>(a.q, task.row, task.begin, head, task.length, q_tile);
+  const AttentionTask begun = a.work.task();
+  load_tokens<Tiles::kRows, width>(a.q, begun.row, begun.begin, head, begun.length, q_tile);
 
   Scores<kSlabs, width> sums;
   Softmax<kSlabs> softmax;
   stream<kKeys>(
-      Walk(task, a.work.meetings, 1),
+      Walk(begun, a.work.meetings, 1),
       [&](const Walk& at, int stage) {
         const int row = at.meeting().row, tokens = at.tokens(kKeys);
         load_tokens<kKeys, width>(a.k, row, at.begin(), head / a.group, tokens, k_tiles + stage * Tiles::kStreamed);
@@ -107,6 +107,7 @@ __global__ void __launch_bounds__(kThreads) attend(Operands<T> a, Results<T> y, 
         multiply_sums<kStride<T, width>>(sums, p, v_tiles + stage * Tiles::kStreamed);
       });
 
+  const AttentionTask task = a.work.task();  // read again: what lives meanwhile costs registers
   RowValues<kSlabs> factor, kept = everywhere<kSlabs>(0);
   for (int s = 0; s < kSlabs; ++s)
     for (int i = 0; i < 4; i += 2) {

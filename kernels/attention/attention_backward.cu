@@ -59,22 +59,22 @@ __global__ void __launch_bounds__(kThreads)
   SharedMemory shared;
   T *const q_tile = shared.take<T>(Tiles::kHeld), *const dy_tile = shared.take<T>(Tiles::kHeld);
   T *const k_tiles = shared.take<T>(2 * Tiles::kStreamed), *const v_tiles = shared.take<T>(2 * Tiles::kStreamed);
-  const AttentionTask task = a.work.task();
+  const AttentionTask begun = a.work.task();
   const int head = a.work.head(), begin = static_cast<int>(threadIdx.x) / kWarp * 16 * kSlabs;  // of the warp
-  load_tokens<Tiles::kRows, width>(a.q, task.row, task.begin, head, task.length, q_tile);
-  load_tokens<Tiles::kRows, width>(dy, task.row, task.begin, head, task.length, dy_tile);
+  load_tokens<Tiles::kRows, width>(a.q, begun.row, begun.begin, head, begun.length, q_tile);
+  load_tokens<Tiles::kRows, width>(dy, begun.row, begun.begin, head, begun.length, dy_tile);
   RowValues<kSlabs> log_sum, along;
   for (int s = 0; s < kSlabs; ++s)
     for (int i = 0; i < 4; i += 2) {
       const int row = begin + row_of(s, i);
-      const int64_t at = a.statistic_at(task.row, head, task.begin + row);
-      log_sum.at(s, i) = row < task.length ? lse[at] * kLog2E : kInfinity;
-      along.at(s, i) = row < task.length ? delta[at] : 0;
+      const int64_t at = a.statistic_at(begun.row, head, begun.begin + row);
+      log_sum.at(s, i) = row < begun.length ? lse[at] * kLog2E : kInfinity;
+      along.at(s, i) = row < begun.length ? delta[at] : 0;
     }
 
   Scores<kSlabs, width> sums;
   stream<kKeys>(
-      Walk(task, a.work.meetings, 1),
+      Walk(begun, a.work.meetings, 1),
       [&](const Walk& at, int stage) {
         const int row = at.meeting().row, tokens = at.tokens(kKeys);
         load_tokens<kKeys, width>(a.k, row, at.begin(), head / a.group, tokens, k_tiles + stage * Tiles::kStreamed);
@@ -93,6 +93,7 @@ __global__ void __launch_bounds__(kThreads)
         });
         multiply_sums<kStride<T, width>>(sums, slopes, k_tile);
       });
+  const AttentionTask task = a.work.task();  // read again: what lives meanwhile costs registers
   store(dq, task.row, task.begin + begin, head, 0, task.length - begin, sums, everywhere<kSlabs>(a.scale),
         everywhere<kSlabs>(a.merge ? 1 : 0));
 }
@@ -107,15 +108,15 @@ __global__ void __launch_bounds__(kThreads)
   T *const k_tile = shared.take<T>(Tiles::kHeld), *const v_tile = shared.take<T>(Tiles::kHeld);
   T *const q_tiles = shared.take<T>(2 * Tiles::kStreamed), *const dy_tiles = shared.take<T>(2 * Tiles::kStreamed);
   float *const lse_tiles = shared.take<float>(2 * kQueries), *const delta_tiles = shared.take<float>(2 * kQueries);
-  const AttentionTask task = a.work.task();
+  const AttentionTask begun = a.work.task();
   const int kv_head = a.work.head() / kParts, first_column = a.work.head() % kParts * kColumns;
   const int begin = static_cast<int>(threadIdx.x) / kWarp * 16;  // of the warp
-  load_tokens<Tiles::kRows, width>(a.k, task.row, task.begin, kv_head, task.length, k_tile);
-  load_tokens<Tiles::kRows, width>(a.v, task.row, task.begin, kv_head, task.length, v_tile);
+  load_tokens<Tiles::kRows, width>(a.k, begun.row, begun.begin, kv_head, begun.length, k_tile);
+  load_tokens<Tiles::kRows, width>(a.v, begun.row, begun.begin, kv_head, begun.length, v_tile);
 
   Scores<1, kColumns> dk_sums, dv_sums;
   stream<kQueries>(
-      Walk(task, a.work.meetings, a.group),
+      Walk(begun, a.work.meetings, a.group),
       [&](const Walk& at, int stage) {
         const int row = at.meeting().row, head = kv_head * a.group + at.head(), tokens = at.tokens(kQueries);
         load_tokens<kQueries, width>(a.q, row, at.begin(), head, tokens, q_tiles + stage * Tiles::kStreamed);
@@ -143,6 +144,7 @@ __global__ void __launch_bounds__(kThreads)
         hide(sight, begin, 0, slopes);  // keys that nobody sees may be anything, and 0 times a NaN is a NaN
         multiply_sums<kStride<T, width>>(dk_sums, slopes, q_tile + first_column);
       });
+  const AttentionTask task = a.work.task();  // read again: what lives meanwhile costs registers
   const int rows = task.length - begin;
   store(dk, task.row, task.begin + begin, kv_head, first_column, rows, dk_sums, everywhere<1>(a.scale), everywhere<1>(0));
   store(dv, task.row, task.begin + begin, kv_head, first_column, rows, dv_sums, everywhere<1>(1), everywhere<1>(0));
