@@ -99,6 +99,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once<T>(kHalves == 1 ? 5 :
   const int p = static_cast<int>(blockIdx.y) * kTile, n = static_cast<int>(blockIdx.z) * kTile * kHalves;
   const int width = in.x.width, size = in.z.width;
   RowSums sums[kHalves];
+  clear(sums);
   for (int block = 0; block < chunk.blocks(); ++block) {
     const int first = block * kTile, tokens = at_most(kTile, chunk.length - first);
     __syncthreads();
@@ -284,6 +285,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once<T>(kHalves == 1   ? 4
   for (int half = 0; half < kHalves; ++half)
     load_tile(z + half * kTile * kStride, of_z + own + half * kTile, in.z.token, rows, size - own - half * kTile, in.z.packed);
   RowSums dz[kHalves];
+  clear(dz);
   for (int h = in.parts.first(); h < in.parts.last(); ++h) {
     const Cum* const cum = in.cum.at(tile, h);
     const float* const step = in.step.at(tile, h);
