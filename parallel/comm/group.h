@@ -82,7 +82,7 @@ class Group {
   // it, or over the same part of it everywhere, runs at the memory's speed. Collective.
   Tensor allocate_shared(const Shape& shape, DType dtype) const;
   // From now on gathers and sums out of place go through memory that the ranks share, where they share a host, instead of by messages. For
-  // groups that move activations: it takes a megabyte a rank. Collective.
+  // groups that move activations: it takes two MiB a rank. Collective.
   void open_relay() const;
   Tensor all_reduce(const Tensor& x, const char* label) const;         // the sum over the ranks
   Work all_reduce_in_place(const Tensor& x, const char* label) const;  // x dense

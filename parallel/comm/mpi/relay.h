@@ -14,7 +14,7 @@ namespace ropewalk {
 // laid its part.
 class Relay {
  public:
-  static constexpr int64_t kTrays = 4, kTrayBytes = 256 << 10;
+  static constexpr int64_t kTrays = 2, kTrayBytes = 1 << 20;
 
   // Collective. Null on every rank where they do not share a host, or the host has too little shared memory.
   static std::shared_ptr<Relay> open(const Communicator& group);

@@ -1,7 +1,5 @@
 #include "parallel/comm/mpi/relayed_collectives.h"
 
-#include "kernels/flat/flat.h"
-
 namespace ropewalk {
 namespace {
 
@@ -27,6 +25,14 @@ Tensor flat(char* first, int64_t bytes, DType dtype) {
   return Tensor::over(std::shared_ptr<void>(std::shared_ptr<void>(), first), first, {bytes / static_cast<int64_t>(size_of(dtype))}, dtype);
 }
 
+// Added in the order of ranks, in the wide type; a chunk's sums stay in the cache.
+void sum_into(const Tensor& out, const Tensors& addends) {
+  const Tensor sum = Tensor::empty(out.shape(), wide(out.dtype()));
+  sum.copy_from(addends.front());
+  for (size_t rank = 1; rank < addends.size(); ++rank) sum.add(addends[rank]);
+  out.copy_from(sum);
+}
+
 // Bytes from `begin` on of this rank's piece, to which the others' addends lie at the same place of each tray.
 struct Sum {
   int own;
@@ -37,9 +43,8 @@ struct Sum {
       Tensors addends;
       for (int rank = 0; rank < std::ssize(trays); ++rank)
         addends.push_back(flat(rank == own ? run : trays[rank] + own * share + place, bytes, dtype));
-      out.for_each_run(begin + place, begin + place + bytes, [&](char* sum, int64_t, int64_t) {
-        launch(addends.front().device(), SumInto{.spans = addends, .targets = {flat(sum, bytes, dtype)}});
-      });
+      out.for_each_run(begin + place, begin + place + bytes,
+                       [&](char* sum, int64_t, int64_t) { sum_into(flat(sum, bytes, dtype), addends); });
     });
   }
 };
