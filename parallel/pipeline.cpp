@@ -141,7 +141,7 @@ void Pipeline::run_weights(Flight& flight) {
 LossSums Pipeline::forward_backward(const std::vector<Microbatch>& given, const LossScales& scales, Health* health) const {
   const std::vector<Microbatch> batches = on_device(given);
   std::map<std::pair<int, int>, Flight> flights;  // by microbatch and chunk
-  Tensors cross_entropies, auxiliaries;  // read at the end: a GPU is not waited for on the way
+  Tensors cross_entropies, auxiliaries;           // read at the end: a GPU is not waited for on the way
   for (const Turn& turn : turns_of(options_.schedule, shape(batches), rank())) {
     const std::pair key(turn.microbatch, turn.chunk);
     if (turn.part == Turn::kForward) {

@@ -15,8 +15,8 @@ namespace ropewalk {
 namespace {
 
 using testing::Argument;
-using testing::random_slice;
 using testing::on;
+using testing::random_slice;
 using testing::random_tensor;
 
 // Random targets below `vocabulary`; every fourth token is not scored.

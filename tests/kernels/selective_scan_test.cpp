@@ -290,8 +290,8 @@ TEST(SelectiveScan, SummaryAndAdjointMatchDoubleInLowerPrecisions) {
         const Tensor dy = random_tensor({k.rows, k.tokens, k.channels()}, 9, 1, dtype);
         const Tensors given = summary(k, vars_on(device, narrow)), expected = summary(k, constants(exact));
         for (size_t i = 0; i < 2; ++i) EXPECT_TENSOR_NEAR(given[i], expected[i], 1e-5) << i;
-        EXPECT_TENSOR_NEAR(adjoint(k, vars_on(device, narrow), testing::on(device, dy)), adjoint(k, constants(exact), dy.to(DType::kFloat64)),
-                           1e-5);
+        EXPECT_TENSOR_NEAR(adjoint(k, vars_on(device, narrow), testing::on(device, dy)),
+                           adjoint(k, constants(exact), dy.to(DType::kFloat64)), 1e-5);
       }
 }
 

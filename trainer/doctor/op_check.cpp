@@ -119,7 +119,7 @@ OpVerdict verdict_of(const OpCheck& check, Device device) {
   verdict.passed = verdict.output_error <= (narrow ? kBf16Output : kFp32) && verdict.gradient_error <= (narrow ? kBf16Gradient : kFp32);
   for (const TimeSpan& span : timeline.spans()) {
     if (span.kind == TimeSpan::kBackward) break;
-    verdict.flops += span.effort.flops;
+    if (span.kind == TimeSpan::kKernel) verdict.flops += span.effort.flops;
   }
   for (const Operand& operand : operands) verdict.bytes += static_cast<double>(operand.value.bytes());
   for (const Tensor& output : given.outputs) verdict.bytes += static_cast<double>(output.bytes());
