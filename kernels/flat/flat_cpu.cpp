@@ -5,6 +5,7 @@
 #include "kernels/flat/flat.h"
 #include "kernels/tensor/parallel_for.h"
 #include "kernels/tensor/prefetch.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -49,7 +50,7 @@ template <int64_t kWidth, class T>
   }
   for (int64_t t = 0; t < all.target_count; ++t) {
 #pragma omp simd
-    for (int64_t l = 0; l < kWidth; ++l) all.targets[t][i + l] = T(sums[l]);
+    for (int64_t l = 0; l < kWidth; ++l) store(all.targets[t] + i + l, sums[l]);
   }
 }
 
@@ -80,7 +81,8 @@ std::vector<T*> moved(std::vector<T*> pointers, int64_t by) {
 }  // namespace
 
 void launch(Cpu, const SumOfSquares& args) {
-  expect(args.x.contiguous(), "sum_of_squares: x: expected a dense tensor, given a view {}", args.x.shape());
+  check(args);
+  double* const sum = span_of<double>(args.sum, 1, "sum_of_squares: sum");
   const int64_t n = args.x.numel();
   std::vector<double> partials((n + kBlock - 1) / kBlock);
   dispatch_float(args.x.dtype(), [&]<class T>(std::type_identity<T>) {
@@ -88,15 +90,12 @@ void launch(Cpu, const SumOfSquares& args) {
     parallel_ranges(n, kBlock,
                     [&](int64_t begin, int64_t end) { partials[begin / kBlock] = vectorized<sum_of_squares<T>>(end - begin, x + begin); });
   });
-  args.sum = std::accumulate(partials.begin(), partials.end(), 0.0);
+  *sum += std::accumulate(partials.begin(), partials.end(), 0.0);
 }
 
 void launch(Cpu, const SumInto& args) {
+  check(args);
   const Tensor& first = args.spans.front();
-  for (const Tensors* tensors : {&args.spans, &args.targets})
-    for (const Tensor& span : *tensors)
-      expect(span.contiguous() && span.shape() == first.shape() && span.dtype() == first.dtype(),
-             "sum_into: expected dense {} {} each, given {} {}", first.dtype(), first.shape(), span.dtype(), span.shape());
   dispatch_float(first.dtype(), [&]<class T>(std::type_identity<T>) {
     const std::vector<T*> all_spans = pointers<T>(args.spans), all_targets = pointers<T>(args.targets);
     parallel_ranges(first.numel(), kBlock, [&](int64_t begin, int64_t end) {

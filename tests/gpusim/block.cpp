@@ -29,10 +29,18 @@ struct Warp {
   std::array<std::array<std::byte, kWarp * kMostExchanged>, 2> exchanged;
 };
 
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  size_t bytes, group;
+};
+
 struct FiberThread {
   Extent index;
   context::fiber fiber;  // empty once it has ended
   Wait waits = Wait::kNothing;
+  std::vector<AsyncCopy> copies;  // not done yet
+  size_t copy_group = 0;          // that the next one joins
 };
 
 // The block that runs.
@@ -65,26 +73,37 @@ void resume(Block& b, size_t i) {
   if (b.failure) std::rethrow_exception(b.failure);
 }
 
-// The order in which threads are woken: ROPEWALK_GPUSIM_ORDER = ascending (default), descending, or a seed.
-std::vector<size_t> waking_order(size_t threads) {
-  static std::mt19937_64 random{0};
-  static const std::string wish = [] {
-    const char* const value = std::getenv("ROPEWALK_GPUSIM_ORDER");
-    const std::string text = value ? value : "ascending";
-    if (text != "ascending" && text != "descending") random.seed(std::stoull(text));
-    return text;
+struct WakingOrder {
+  explicit WakingOrder(const std::string& wish) : wish(wish) {
+    if (wish != "ascending" && wish != "descending") random.seed(std::stoull(wish));
+  }
+  std::string wish;
+  std::mt19937_64 random;
+};
+
+WakingOrder& waking_order() {
+  static WakingOrder order = [] {
+    const char* const wish = std::getenv("ROPEWALK_GPUSIM_ORDER");
+    return WakingOrder(wish ? wish : "ascending");
   }();
+  return order;
+}
+
+std::vector<size_t> order_of(size_t threads) {
+  WakingOrder& waking = waking_order();
   std::vector<size_t> order(threads);
   std::iota(order.begin(), order.end(), size_t{0});
-  if (wish == "descending") std::reverse(order.begin(), order.end());
-  if (wish != "ascending" && wish != "descending") std::shuffle(order.begin(), order.end(), random);
+  if (waking.wish == "descending")
+    std::reverse(order.begin(), order.end());
+  else if (waking.wish != "ascending")
+    std::shuffle(order.begin(), order.end(), waking.random);
   return order;
 }
 
 [[noreturn]] void diverged(const char* what, const Extent& thread) {
   throw std::runtime_error(std::string("gpusim: ") + what + " that not all its threads reach (block " + std::to_string(now.block.x) + ", " +
-                           std::to_string(now.block.y) + ", " + std::to_string(now.block.z) + "; thread " + std::to_string(thread.x) + ", " +
-                           std::to_string(thread.y) + ")");
+                           std::to_string(now.block.y) + ", " + std::to_string(now.block.z) + "; thread " + std::to_string(thread.x) +
+                           ", " + std::to_string(thread.y) + ")");
 }
 
 context::fiber start(size_t i, const Kernel& kernel, context::pooled_fixedsize_stack& stacks) {
@@ -126,10 +145,12 @@ bool wake(Block& b) {
 void run_block(Block& b, const Kernel& kernel, context::pooled_fixedsize_stack& stacks) {
   for (size_t i = 0; i < b.threads.size(); ++i) {
     b.threads[i].waits = Wait::kNothing;
+    b.threads[i].copies.clear();
+    b.threads[i].copy_group = 0;
     b.threads[i].fiber = start(i, kernel, stacks);
   }
   for (bool all_ended = false; !all_ended;) {
-    for (const size_t i : waking_order(b.threads.size())) {
+    for (const size_t i : order_of(b.threads.size())) {
       if (b.threads[i].fiber && b.threads[i].waits == Wait::kNothing) resume(b, i);
     }
     all_ended = std::none_of(b.threads.begin(), b.threads.end(), [](const FiberThread& t) { return static_cast<bool>(t.fiber); });
@@ -145,6 +166,8 @@ Extent index_of(size_t i, const Extent& threads) {
 }
 
 }  // namespace
+
+void set_waking_order(const std::string& wish) { waking_order() = WakingOrder(wish); }
 
 int lane() { return static_cast<int>(block().current % kWarp); }
 
@@ -166,10 +189,32 @@ const std::byte* exchange(const void* mine, size_t bytes, unsigned mask) {
 
 void warp_barrier(unsigned mask) { exchange(&mask, sizeof mask, mask); }
 
+void copy_later(void* to, const void* from, size_t bytes) {
+  check_aligned(to, bytes);
+  check_aligned(from, bytes);
+  FiberThread& thread = block().threads[block().current];
+  thread.copies.push_back({to, from, bytes, thread.copy_group});
+}
+
+void commit_copies() { ++block().threads[block().current].copy_group; }
+
+void wait_for_copies(size_t groups_under_way) {
+  FiberThread& thread = block().threads[block().current];
+  const auto waited_for = [&](const AsyncCopy& copy) { return copy.group + groups_under_way < thread.copy_group; };
+  for (const AsyncCopy& copy : thread.copies)
+    if (waited_for(copy)) std::memcpy(copy.to, copy.from, copy.bytes);
+  std::erase_if(thread.copies, waited_for);
+}
+
 char* shared_memory() {
   constexpr size_t kAlignment = 128;
   const auto at = reinterpret_cast<uintptr_t>(block().shared.data());
   return block().shared.data() + (kAlignment - at % kAlignment) % kAlignment;
+}
+
+void check_aligned(const void* at, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(at) % bytes != 0)
+    throw std::runtime_error("gpusim: an address that is not aligned to " + std::to_string(bytes) + " bytes");
 }
 
 void check_shared_memory(const char* end) {
