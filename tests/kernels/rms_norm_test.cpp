@@ -128,15 +128,19 @@ TEST(RmsNorm, SumsItsWeightGradientOverManyRows) {
 }
 
 TEST(RmsNorm, NormalisesHeadsInNarrowTypes) {
-  for (const auto& [heads, width] : {std::pair{3, 5}, {7, 16}, {3, 128}})
-    for (const auto& norm_of : {norm, zero_centered})
-      testing::expect_narrow_precision(
-          [&, heads = heads, width = width](DType dtype) {
-            std::vector<Argument> in = arguments(random_aligned_slice({2, 65, heads * width}, 1, 1, dtype));
-            in[1].value = random_tensor({width}, 2, 1, wide(dtype));
-            return in;
-          },
-          norm_of);
+  struct Heads {
+    int64_t rows, heads, width;
+  };
+  for (const auto& [rows, heads, width] : {Heads{130, 3, 5}, {130, 7, 16}, {130, 3, 128}, {600, 7, 136}})
+    for (const auto& norm_of : {norm, zero_centered}) {
+      SCOPED_TRACE(width);
+      const auto arguments_in = [&, shape = Shape{rows, heads * width}, gain = Shape{width}](DType dtype) {
+        std::vector<Argument> in = arguments(random_aligned_slice(shape, 1, 1, dtype));
+        in[1].value = random_tensor(gain, 2, 1, wide(dtype));
+        return in;
+      };
+      testing::expect_narrow_precision(arguments_in, norm_of);
+    }
 }
 
 // The residual stream is fp32 where the branches are bf16.
