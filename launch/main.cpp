@@ -50,6 +50,10 @@ int main(int argc, char** argv) {
   add_config_arguments(*eval_verb, config);
   eval_verb->callback([&] { verb = [&] { eval(job, config); }; });
 
+  app.add_subcommand("doctor", "this machine and its device, and every op on the device against the host")->callback([&] {
+    verb = doctor;
+  });
+
   BenchOptions steps;
   CLI::App* bench_verb =
       app.add_subcommand("bench", "* time of a step on random tokens, as a whole and op by op, beside this machine's ceilings");

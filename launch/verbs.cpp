@@ -6,6 +6,7 @@
 
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/describe.h"
+#include "trainer/doctor/doctor.h"
 #include "trainer/evaluate.h"
 #include "trainer/state.h"
 #include "trainer/trainer.h"
@@ -38,6 +39,13 @@ void bench(const Job& job, const ConfigArguments& arguments, const BenchOptions&
   if (world.rank() == 0) fmt::print("{}", table);
 }
 
+void doctor() {
+  constexpr int kDeviceFailed = 5;
+  const Diagnosis diagnosis = diagnose();
+  fmt::print("{}", diagnosis.report);
+  if (!diagnosis.healthy) throw Error(kDeviceFailed, "doctor: an op does not compute what it should; the table says which");
+}
+
 void eval(const Job& job, const ConfigArguments& arguments) {
   const Config config = load_config(arguments.file, arguments.overrides);
   require_trainable(config);
@@ -66,6 +74,7 @@ void generate(const std::string& checkpoint, const GenerateOptions& options) {
   CheckpointReader reader(checkpoint);
   Config config = parse_config(reader.meta().config, checkpoint, {});
   config.options.parallel = {};
+  config.options.run.device = DeviceChoice::kCpu;  // where states of decoding live so far
   const auto tokenizer = make_tokenizer(config.options.tokenizer);
   const RankModel model(config.options, Group(), {});
   load_weights(reader, model.store());

@@ -18,6 +18,7 @@ struct ConfigArguments {
 
 void train(const Job& job, const ConfigArguments& arguments);
 void bench(const Job& job, const ConfigArguments& arguments, const BenchOptions& options);
+void doctor();  // throws Error of exit code 5 where an op fails
 void eval(const Job& job, const ConfigArguments& arguments);
 void params(const ConfigArguments& arguments);
 void generate(const std::string& checkpoint, const GenerateOptions& options);

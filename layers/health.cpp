@@ -31,10 +31,9 @@ void observe_scan(SsmHealth& health, const Tensor& dt, const Tensor& dt_bias, co
     health.decay_max = std::max(health.decay_max, std::exp(-step * std::exp(*rate.first)));
   }
   if (!states) return;
-  double squares = 0;
-  const Tensor dense = states.packed();
+  const Tensor dense = states.packed(), squares = Tensor::zeros({1}, DType::kFloat64, dense.device());
   launch(dense.device(), SumOfSquares{.x = dense, .sum = squares});
-  health.state_squares += squares;
+  health.state_squares += squares.item();
   health.state_count += static_cast<double>(dense.numel());
 }
 

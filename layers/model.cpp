@@ -128,15 +128,15 @@ int64_t HybridModel::count_right(const Var& x, const Context& ctx) const {
 
 int64_t HybridModel::count_right_here(const Var& normed, const Context& ctx) const {
   const Tensor targets = ctx.batch.targets_BS.packed();
-  const Tensor best = Tensor::empty(targets.shape(), wide(normed.dtype())), row = empty_like(targets), right = zeros_like(best);
+  const Tensor best = Tensor::empty(targets.shape(), wide(normed.dtype()), targets.device()), row = empty_like(targets);
   launch(
-      Cpu{},
+      best.device(),
       TopLogits{.top_logit = best, .top_row = row, .x = normed.data(), .weight = head_.data(), .target = targets, .first_row = first_row_});
-  for (int64_t i = 0; i < targets.numel(); ++i) {
-    const int64_t target = targets.data<int64_t>()[i];
-    if (target != kIgnored && row.data<int64_t>()[i] == target) right.reshape({targets.numel()}).narrow(0, i, 1).fill(1);
-  }
-  return tp_count_right(best, right, placement_.tp);
+  const auto top = row.to_vector<int64_t>(), target = targets.to_vector<int64_t>();
+  std::vector<double> hits;
+  for (size_t i = 0; i < top.size(); ++i) hits.push_back(target[i] != kIgnored && top[i] == target[i]);
+  const Tensor right = Tensor::from(targets.shape(), hits).to(best.dtype());
+  return tp_count_right(best.to(Device()), right, placement_.tp);
 }
 
 Carry HybridModel::forward(int chunk, Carry carry, const Context& ctx) const {

@@ -19,13 +19,15 @@ void balance(const Tensor& bias, const Tensor& load, double rate) {
   const auto loads = load.to_vector<double>();
   double sum = 0;
   for (const double count : loads) sum += count;
+  const Tensor there = bias.to(Device());
   dispatch_float(bias.dtype(), [&]<class T>(std::type_identity<T>) {
-    T* const b = bias.data<T>();
+    T* const b = there.data<T>();
     for (size_t e = 0; e < loads.size(); ++e) {
       const double missing = sum - static_cast<double>(loads.size()) * loads[e];
       if (missing != 0) b[e] = T(static_cast<Wide<T>>(b[e]) + static_cast<Wide<T>>(missing > 0 ? rate : -rate));
     }
   });
+  if (bias.device().is_cuda()) bias.copy_from(there);
 }
 
 }  // namespace
@@ -92,8 +94,10 @@ Tensor Moe::assigned(const Var& logits_BSE, const Context& ctx) const {
 
 void Moe::account(const Var& logits_BSE, const Tensor& expert_BSk, Carry& carry, const Context& ctx) const {
   const Tensor load_BE = expert_loads(expert_BSk, options_.experts);
-  if (ctx.counting())
-    for (int64_t row = 0; row < load_BE.dim(0); ++row) load_->counts.add(load_BE.select(0, row));
+  if (ctx.counting()) {
+    const Tensor counted_BE = load_BE.to(Device());
+    for (int64_t row = 0; row < counted_BE.dim(0); ++row) load_->counts.add(counted_BE.select(0, row));
+  }
   if (options_.balance == 0 && options_.z == 0) return;
   carry.losses.push_back(
       router_loss(logits_BSE, sum_over_sequence(load_BE, ctx),

@@ -58,6 +58,13 @@ struct Microbatch {
   Layout layout;
   Tensor tokens_BS;   // int64, this rank's
   Tensor targets_BS;  // int64, kIgnored where nothing is scored; empty when nothing is to be scored
+
+  Microbatch to(Device device) const {
+    Microbatch there = *this;
+    for (Tensor* part : {&there.layout.position_BS, &there.tokens_BS, &there.targets_BS})
+      if (*part) *part = part->to(device);
+    return there;
+  }
 };
 
 class Health;  // layers/health.h

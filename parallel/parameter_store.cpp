@@ -71,7 +71,7 @@ struct ParameterStore::Class {
 };
 
 ParameterStore::ParameterStore(const Declarations& declarations, const Mesh& mesh, const StoreOptions& options)
-    : zero_(options.zero), wide_(wide(options.compute)) {
+    : zero_(options.zero), wide_(wide(options.compute)), device_(options.device) {
   std::map<Class, std::vector<const FusedParameter*>> classes;  // the same on all ranks, whatever is on their stages
   for (const auto& fused : declarations.all()) {
     const ParameterSpec& spec = fused->parts.front();
@@ -93,7 +93,7 @@ ParameterStore::ParameterStore(const Declarations& declarations, const Mesh& mes
     }
   }
   for (const auto& buffer : declarations.buffers()) {
-    buffer->value = Tensor::zeros(buffer->shape, wide_);
+    buffer->value = Tensor::zeros(buffer->shape, wide_, device_);
     buffers_.push_back({.buffer = buffer, .counted = mesh.all().rank() == 0});
   }
   for (const PlacedPart& part : parts_) initialise(part, options.seed);
@@ -164,9 +164,10 @@ void ParameterStore::own(Bucket& bucket, const Mesh& mesh) {
 
 void ParameterStore::allocate(Bucket& bucket, DType read) {
   const Group alone, &among = bucket.sharded && !bucket.cut_values ? bucket.replicas : alone;
-  bucket.values = among.allocate_shared({bucket.cut_values ? bucket.owned.length : bucket.numel}, read);
-  bucket.master = read == wide_ ? bucket.owned_values() : Tensor::empty({bucket.owned.length}, wide_);
-  bucket.grad = bucket.cut_grad ? Tensor::empty({bucket.owned.length}, wide_) : bucket.replicas.allocate_shared({bucket.numel}, wide_);
+  bucket.values = among.allocate_shared({bucket.cut_values ? bucket.owned.length : bucket.numel}, read, device_);
+  bucket.master = read == wide_ ? bucket.owned_values() : Tensor::empty({bucket.owned.length}, wide_, device_);
+  bucket.grad = bucket.cut_grad ? Tensor::empty({bucket.owned.length}, wide_, device_)
+                                : bucket.replicas.allocate_shared({bucket.numel}, wide_, device_);
   bucket.grad.fill(0);
   for (const size_t i : bucket.leaves) {
     if (!bucket.cut_values) leaves_[i].leaf->data = leaves_[i].of(bucket.values);
@@ -176,18 +177,19 @@ void ParameterStore::allocate(Bucket& bucket, DType read) {
 
 void ParameterStore::initialise(const PlacedPart& part, uint64_t seed) const {
   const Philox random(seed, part.spec.name);
-  const Tensor values = master(part);
+  const Tensor target = master(part), values = Tensor::empty(target.shape(), wide_);
   const int64_t width = row_width(part), columns = part.spec.shape[-1];
   if (values.numel() == 0) return;
   dispatch_float(values.dtype(), [&]<class T>(std::type_identity<T>) {
-    T* target = values.data<T>();
+    T* const drawn = values.data<T>();
     parallel_for(values.numel() / width, [&](int64_t row) {
       const int64_t first = global_index(part, part.owned.begin + row * width);
       for (int64_t i = 0; i < width; ++i)
-        target[row * width + i] =
+        drawn[row * width + i] =
             static_cast<T>(static_cast<Wide<T>>(draw(part.spec.init, random, static_cast<uint64_t>(first + i), (first + i) % columns)));
     });
   });
+  target.copy_from(values);
 }
 
 int64_t ParameterStore::numel() const {

@@ -66,6 +66,7 @@ struct PlacedBuffer {
 
 struct StoreOptions {
   DType compute = DType::kFloat32;  // of activations: bf16 gets working copies
+  Device device{};
   uint64_t seed = 1;
   int zero = 0;
 };
@@ -80,6 +81,7 @@ class ParameterStore {
   const std::vector<Bucket>& buckets() const { return buckets_; }
   const std::vector<PlacedBuffer>& buffers() const { return buffers_; }
   DType wide_dtype() const { return wide_; }
+  Device device() const { return device_; }
   int64_t numel() const;  // elements that this rank reads
   // Elements that this rank owns: of what the optimizer keeps.
   int64_t owned() const { return owned_; }
@@ -109,6 +111,7 @@ class ParameterStore {
 
   int zero_;
   DType wide_;
+  Device device_;
   std::vector<PlacedPart> parts_;
   std::vector<PlacedLeaf> leaves_;
   std::vector<Bucket> buckets_;

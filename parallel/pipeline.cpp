@@ -28,6 +28,12 @@ std::pair<Shape, DType> read_header(const Tensor& header, int64_t index) {
   return {shape, static_cast<DType>(field[0])};
 }
 
+double sum_of(const Tensors& scalars) {
+  double sum = 0;
+  for (const Tensor& scalar : scalars) sum += scalar.item();
+  return sum;
+}
+
 }  // namespace
 
 // A microbatch in one chunk, between its forward and its last turn.
@@ -83,6 +89,12 @@ Carry Pipeline::receive(const Microbatch& batch, int chunk, Tape* tape) const {
   return carry;
 }
 
+std::vector<Microbatch> Pipeline::on_device(const std::vector<Microbatch>& batches) const {
+  std::vector<Microbatch> there;
+  for (const Microbatch& batch : batches) there.push_back(batch.to(options_.device));
+  return there;
+}
+
 void Pipeline::send(const Carry& carry, int chunk) const {
   const Group& group = mesh_.pipeline();
   const Vars vars = flatten(carry, stage_.ports(chunk).writes);
@@ -90,7 +102,7 @@ void Pipeline::send(const Carry& carry, int chunk) const {
   for (const Var& var : vars) group.send(var.data(), rank_behind(), "pipeline.forward");
 }
 
-LossSums Pipeline::run_forward(Flight& flight, Health* health) const {
+void Pipeline::run_forward(Flight& flight, Health* health) const {
   const Phase phase("forward");
   Carry received = receive(flight.batch, flight.chunk, &flight.tape);
   if (!first(flight.chunk)) flight.entered = flatten(received, stage_.ports(flight.chunk).reads);
@@ -101,10 +113,6 @@ LossSums Pipeline::run_forward(Flight& flight, Health* health) const {
   }
   flight.losses = carry.losses;
   flight.cross_entropy = carry.cross_entropy;
-  LossSums sums;
-  if (carry.cross_entropy) sums.cross_entropy = carry.cross_entropy.data().item();
-  for (const Var& loss : carry.losses) sums.auxiliary += loss.data().item();
-  return sums;
 }
 
 void Pipeline::run_backward(Flight& flight, const LossScales& scales) const {
@@ -115,7 +123,7 @@ void Pipeline::run_backward(Flight& flight, const LossScales& scales) const {
   for (const Var& var : roots) seeds.push_back(group.receive(var.shape(), var.dtype(), rank_behind(), "pipeline.backward"));
   const auto seed = [&](const Var& loss, double scale) {
     roots.push_back(loss);
-    seeds.push_back(Tensor::full(loss.shape(), scale, loss.dtype()));
+    seeds.push_back(Tensor::full(loss.shape(), scale, loss.dtype(), loss.data().device()));
   };
   for (const Var& loss : flight.losses) seed(loss, scales.sequence);
   if (flight.cross_entropy) seed(flight.cross_entropy, scales.target);
@@ -130,16 +138,17 @@ void Pipeline::run_weights(Flight& flight) {
   flight.tape.run_deferred();
 }
 
-LossSums Pipeline::forward_backward(const std::vector<Microbatch>& batches, const LossScales& scales, Health* health) const {
+LossSums Pipeline::forward_backward(const std::vector<Microbatch>& given, const LossScales& scales, Health* health) const {
+  const std::vector<Microbatch> batches = on_device(given);
   std::map<std::pair<int, int>, Flight> flights;  // by microbatch and chunk
-  LossSums sums;
+  Tensors cross_entropies, auxiliaries;  // read at the end: a GPU is not waited for on the way
   for (const Turn& turn : turns_of(options_.schedule, shape(batches), rank())) {
     const std::pair key(turn.microbatch, turn.chunk);
     if (turn.part == Turn::kForward) {
       Flight& flight = flights.try_emplace(key, batches[static_cast<size_t>(turn.microbatch)], turn.chunk).first->second;
-      const LossSums more = run_forward(flight, health);
-      sums.cross_entropy += more.cross_entropy;
-      sums.auxiliary += more.auxiliary;
+      run_forward(flight, health);
+      if (flight.cross_entropy) cross_entropies.push_back(flight.cross_entropy.data());
+      for (const Var& loss : flight.losses) auxiliaries.push_back(loss.data());
       continue;
     }
     Flight& flight = flights.at(key);
@@ -147,10 +156,11 @@ LossSums Pipeline::forward_backward(const std::vector<Microbatch>& batches, cons
     if (turn.part == Turn::kWeights) run_weights(flight);
     if (turn.part == Turn::kWeights || options_.schedule != PipelineSchedule::kZeroBubble) flights.erase(key);
   }
-  return sums;
+  return {.cross_entropy = sum_of(cross_entropies), .auxiliary = sum_of(auxiliaries)};
 }
 
-double Pipeline::forward(const std::vector<Microbatch>& batches, const Arrival& arrive) const {
+double Pipeline::forward(const std::vector<Microbatch>& given, const Arrival& arrive) const {
+  const std::vector<Microbatch> batches = on_device(given);
   double cross_entropy = 0;
   for (const Turn& turn : forward_turns(shape(batches))) {
     const Microbatch& batch = batches[static_cast<size_t>(turn.microbatch)];

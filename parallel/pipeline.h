@@ -27,6 +27,7 @@ class Stage {
 struct PipelineOptions {
   ContextParallel cp;
   DType dtype = DType::kFloat32;  // of activations
+  Device device{};                // of the model; microbatches come from the host
   std::span<const SegmentHooks> units{};
   PipelineSchedule schedule = PipelineSchedule::k1F1B;
   int chunks = 1;  // of each rank; one where the pipeline is one rank
@@ -66,9 +67,10 @@ class Pipeline {
   bool first(int chunk) const { return rank() == 0 && chunk == 0; }
   bool last(int chunk) const { return rank() + 1 == ranks() && chunk + 1 == options_.chunks; }
   Context context(const Microbatch& batch, bool training, Health* health = nullptr) const;
+  std::vector<Microbatch> on_device(const std::vector<Microbatch>& batches) const;
   Carry receive(const Microbatch& batch, int chunk, Tape* tape) const;
   void send(const Carry& carry, int chunk) const;
-  LossSums run_forward(Flight& flight, Health* health) const;
+  void run_forward(Flight& flight, Health* health) const;
   void run_backward(Flight& flight, const LossScales& scales) const;
   static void run_weights(Flight& flight);
 

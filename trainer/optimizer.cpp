@@ -47,7 +47,7 @@ double ParameterGroups::weight_decay(const ParameterSpec& spec) const {
 Optimizer::Optimizer(const OptimizerOptions& options, const Declarations& declarations, const ParameterStore& store, int64_t steps)
     : options_(options), groups_(options, declarations), store_(store), steps_(steps) {
   if (options.type == OptimizerOptions::kAdamW)
-    for (const char* moment : {"m", "v"}) state_[moment] = Tensor::zeros({store.owned()}, store.wide_dtype());
+    for (const char* moment : {"m", "v"}) state_[moment] = Tensor::zeros({store.owned()}, store.wide_dtype(), store.device());
 }
 
 double Optimizer::lr(size_t group, int64_t step) const {
@@ -55,17 +55,17 @@ double Optimizer::lr(size_t group, int64_t step) const {
   return values.lr * schedule_factor(values.schedule, step, steps_);
 }
 
+Device Optimizer::device() const { return store_.buckets().empty() ? Device() : store_.buckets().front().values.device(); }
+
 std::map<Kind, double> Optimizer::squared_grad_norms(const Mesh& mesh) const {
   const Phase phase("gradient norms");
-  const Tensor by_kind = Tensor::zeros({std::ssize(kKinds)}, DType::kFloat64);
+  const Tensor by_kind = Tensor::zeros({std::ssize(kKinds)}, DType::kFloat64, device());
   for (const PlacedPart& part : store_.parts()) {
     if (!part.counted) continue;
     const Tensor grad = store_.grad(part);
-    double square = 0;
-    launch(grad.device(), SumOfSquares{.x = grad, .sum = square});
-    by_kind.data<double>()[static_cast<int>(part.spec.kind)] += square;
+    launch(grad.device(), SumOfSquares{.x = grad, .sum = by_kind.narrow(0, static_cast<int>(part.spec.kind), 1)});
   }
-  const Tensor total = mesh.all().all_reduce(by_kind, "grad_norm");
+  const Tensor total = mesh.all().all_reduce(by_kind.to(Cpu{}), "grad_norm");
   std::map<Kind, double> squares;
   for (const Kind kind : kKinds) squares[kind] = total.data<double>()[static_cast<int>(kind)];
   return squares;
@@ -75,18 +75,22 @@ void Optimizer::step(int64_t step, double grad_scale) {
   const Phase phase("optimizer");
   ++updates_;
   last_update_.clear();
+  const Tensor squares = Tensor::zeros({std::ssize(kKinds), 2}, DType::kFloat64, device());
   for (const PlacedPart& part : store_.parts()) {
     if (part.owned.length == 0) continue;
-    const UpdateSquares squares = update(part, lr(groups_.group_of(part.spec), step), grad_scale);
-    if (!part.counted) continue;
-    last_update_[part.spec.kind].update += squares.update;
-    last_update_[part.spec.kind].weight += squares.weight;
+    if (part.counted) last_update_[part.spec.kind] = {};
+    update(part, lr(groups_.group_of(part.spec), step), grad_scale,
+           part.counted ? squares.select(0, static_cast<int>(part.spec.kind)) : Tensor());
   }
   store_.gather();
+  const std::vector<double> sums = squares.to_vector<double>();
+  for (auto& [kind, of_kind] : last_update_) {
+    const size_t at = 2 * static_cast<size_t>(kind);
+    of_kind = {.update = sums[at], .weight = sums[at + 1]};
+  }
 }
 
-UpdateSquares Optimizer::update(const PlacedPart& part, double lr, double grad_scale) const {
-  UpdateSquares squares;
+void Optimizer::update(const PlacedPart& part, double lr, double grad_scale, const Tensor& squares) const {
   const OptimizerValues& values = groups_.groups()[groups_.group_of(part.spec)].values;
   const Tensor master = store_.master(part), working = store_.working(part), grad = store_.grad(part);
   const double weight_decay = groups_.weight_decay(part.spec);
@@ -97,8 +101,8 @@ UpdateSquares Optimizer::update(const PlacedPart& part, double lr, double grad_s
                                     .lr = lr,
                                     .weight_decay = weight_decay,
                                     .grad_scale = grad_scale,
-                                    .squares = &squares});
-    return squares;
+                                    .squares = squares});
+    return;
   }
   const Tensor m = ParameterStore::span(state_.at("m"), part), v = ParameterStore::span(state_.at("v"), part);
   launch(master.device(), AdamWStep{.master = master,
@@ -113,8 +117,7 @@ UpdateSquares Optimizer::update(const PlacedPart& part, double lr, double grad_s
                                     .weight_decay = weight_decay,
                                     .grad_scale = grad_scale,
                                     .t = updates_,
-                                    .squares = &squares});
-  return squares;
+                                    .squares = squares});
 }
 
 }  // namespace ropewalk

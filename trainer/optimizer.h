@@ -42,7 +42,9 @@ class Optimizer {
   void set_updates(int64_t updates) { updates_ = updates; }
 
  private:
-  UpdateSquares update(const PlacedPart& part, double lr, double grad_scale) const;
+  Device device() const;  // of the parameters
+  // What it did is added to `squares`, where there is one.
+  void update(const PlacedPart& part, double lr, double grad_scale, const Tensor& squares) const;
 
   OptimizerOptions options_;
   ParameterGroups groups_;

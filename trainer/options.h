@@ -96,9 +96,13 @@ struct TraceOptions {
   bool operator==(const TraceOptions&) const = default;
 };
 
+// auto: the GPU where this program can use one for the job, else the host.
+enum class DeviceChoice { kAuto, kCpu, kCuda };
+
 struct RunOptions {
   std::string dir;
   std::string resume = "auto";  // auto | never | branch | a checkpoint folder
+  DeviceChoice device = DeviceChoice::kAuto;
   double timeout = 600;
   std::optional<TraceOptions> trace{};
   std::optional<double> peak_flops{};  // FLOP/s of all ranks in the training's precision, for mfu; else it is measured

@@ -1,5 +1,6 @@
 #include "trainer/rank_model.h"
 
+#include "kernels/tensor/memory.h"
 #include "trainer/stage_cut.h"
 
 namespace ropewalk {
@@ -27,11 +28,20 @@ DType compute_dtype(Precision precision) {
   return DType::kFloat32;
 }
 
+Device compute_device(const Options& options, int ranks) {
+  const bool asked = options.run.device == DeviceChoice::kCuda, narrow = options.train.precision != Precision::kFp64;
+  if (asked && !narrow) throw Error(2, "run.device: cuda computes in bf16 or fp32, given train.precision fp64; use cpu");
+  if (asked && ranks > 1) throw Error(2, fmt::format("run.device: cuda takes one rank so far, given {}; use cpu", ranks));
+  const bool can = narrow && ranks == 1 && available(Cuda{});
+  return can && options.run.device != DeviceChoice::kCpu ? Device(Cuda{}) : Device();
+}
+
 RankModel::RankModel(const Options& options, const Group& all, const Degrees& degrees)
     : mesh_(all, degrees),
       tp_(make_tensor_parallel(mesh_.tensor(), options.parallel.sequence && degrees.tensor > 1)),
       cp_{mesh_.context(), options.parallel.context_runs, tp_.sequence ? mesh_.rows() : mesh_.context()},
       dtype_(compute_dtype(options.train.precision)),
+      device_(compute_device(options, all.size())),
       schedule_(options.parallel.schedule),
       chunks_(options.parallel.chunks()),
       model_(options.model, {.tp = tp_,
@@ -42,7 +52,7 @@ RankModel::RankModel(const Options& options, const Group& all, const Degrees& de
                              .recompute = options.train.recompute,
                              .residual = residual_dtype(options.train)}),
       declarations_(declare(model_, tp_)),
-      store_(declarations_, mesh_, {.compute = dtype_, .seed = options.train.seed, .zero = options.parallel.zero}),
+      store_(declarations_, mesh_, {.compute = dtype_, .device = device_, .seed = options.train.seed, .zero = options.parallel.zero}),
       gatherer_(store_, declarations_) {}
 
 }  // namespace ropewalk

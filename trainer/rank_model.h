@@ -9,6 +9,8 @@
 namespace ropewalk {
 
 DType compute_dtype(Precision precision);
+// Where a job of so many ranks computes.
+Device compute_device(const Options& options, int ranks);
 
 class RankModel {
  public:
@@ -22,11 +24,12 @@ class RankModel {
   const Declarations& declarations() const { return declarations_; }
   const HybridModel& model() const { return model_; }
   const ParameterStore& store() const { return store_; }
+  Device device() const { return device_; }
   // Whether what is counted over a rank's slice of the tokens counts here: without sequence parallelism tensor ranks have the same tokens,
   // and the first stands for all.
   bool counts_slice() const { return tp_.sequence || mesh_.coordinate(Axis::kTensor) == 0; }
   PipelineOptions pipeline_options() const {
-    return {.cp = cp_, .dtype = dtype_, .units = gatherer_.hooks(), .schedule = schedule_, .chunks = chunks_};
+    return {.cp = cp_, .dtype = dtype_, .device = device_, .units = gatherer_.hooks(), .schedule = schedule_, .chunks = chunks_};
   }
 
  private:
@@ -34,6 +37,7 @@ class RankModel {
   TensorParallel tp_;
   ContextParallel cp_;
   DType dtype_;
+  Device device_;
   PipelineSchedule schedule_;
   int chunks_;
   HybridModel model_;

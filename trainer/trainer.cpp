@@ -10,6 +10,7 @@
 #include "data/error.h"
 #include "kernels/ceilings/ceilings.h"
 #include "kernels/tensor/allocator.h"
+#include "kernels/tensor/memory.h"
 #include "trainer/checkpoint/checkpoint_folder.h"
 #include "trainer/config/words.h"
 #include "trainer/logging.h"
@@ -197,6 +198,7 @@ void Trainer::begin() {
   log_to_file(folder_.log());
   spdlog::info("{}: {} parameters on this rank, {} train tokens, {} validation rows, from step {}", folder_.path(), model_.store().numel(),
                data_.train->tokens(), data_.validation ? data_.validation->count() : 0, step_);
+  if (model_.device().is_cuda()) spdlog::info("computes on {}", describe(model_.device()));
   if (model_.mesh().size(Axis::kPipeline) > 1) spdlog::info("{}", describe_pipeline(options_, model_.mesh().degrees()));
 }
 

@@ -15,10 +15,12 @@ struct AdamWStep {
   const Tensor& v;
   const Tensor& grad;
   double lr, beta1, beta2, eps, weight_decay, grad_scale;
-  int64_t t;                         // 1 for the first step
-  UpdateSquares* squares = nullptr;  // out, where wanted
+  int64_t t;  // 1 for the first step
+  // [2] in double, where master lies, added to: squares of the changes, and of the weights after them. Empty: not wanted.
+  const Tensor& squares;
 };
 void launch(Cpu, const AdamWStep& step);
+void launch(Cuda, const AdamWStep& step);
 inline Effort effort(const AdamWStep& step) {
   const int64_t working = step.working ? step.working.bytes() : 0;
   return {.bytes = static_cast<double>(2 * (step.master.bytes() + step.m.bytes() + step.v.bytes()) + step.grad.bytes() + working)};

@@ -18,7 +18,9 @@ struct AffineScanForward {
   const Tensor& local;
   const std::vector<int64_t>& first_chunk;  // R + 1
 };
+void check(const AffineScanForward& args);
 void launch(Cpu, const AffineScanForward& args);
+void launch(Cuda, const AffineScanForward& args);
 
 // Given d(entering) [C, H, P, N] and d(leaving) [R, H, P, N] (either may be empty: zeros), in reverse order.
 struct AffineScanBackward {
@@ -31,6 +33,8 @@ struct AffineScanBackward {
   const Tensor& entering;
   const std::vector<int64_t>& first_chunk;
 };
+void check(const AffineScanBackward& args);
 void launch(Cpu, const AffineScanBackward& args);
+void launch(Cuda, const AffineScanBackward& args);
 
 }  // namespace ropewalk

@@ -46,6 +46,8 @@ struct AttentionBackward {
 };
 void launch(Cpu, const AttentionForward& args);
 void launch(Cpu, const AttentionBackward& args);
+void launch(Cuda, const AttentionForward& args);
+void launch(Cuda, const AttentionBackward& args);
 // Two products over the visible pairs forward, five backward, where the probabilities are computed again.
 Effort effort(const AttentionForward& args);
 Effort effort(const AttentionBackward& args);

@@ -16,5 +16,7 @@ struct BiasGradient {
 };
 void launch(Cpu, const AddBias& args);
 void launch(Cpu, const BiasGradient& args);
+void launch(Cuda, const AddBias& args);
+void launch(Cuda, const BiasGradient& args);
 
 }  // namespace ropewalk

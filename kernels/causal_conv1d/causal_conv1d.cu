@@ -177,7 +177,7 @@ __global__ void forward(Work work, Operands<T> in, Rows<T> y) {
         if (t + k >= piece.tokens) continue;
         x.push(next[k]);
         Pack<float, n> out = filter.along(x);
-        for (int i = 0; i < n; ++i) out.v[i] = silu(out.v[i]);
+        for (int i = 0; i < n; ++i) out.v[i] = silu(out.v[i]).value;
         store_pack(y[piece.first + t + k] + channel, rounded<T>(out));
       }
     }
@@ -213,7 +213,7 @@ __global__ void backward(Work work, Operands<T> in, Rows<T> dy, Rows<T> dx, Sums
         if (t + k < of_run) {
           x.push(next[k]);
           const Pack<float, n> z = filter.along(x);
-          for (int i = 0; i < n; ++i) d.v[i] = float(gradient[k].v[i]) * silu_slope(z.v[i]);
+          for (int i = 0; i < n; ++i) d.v[i] = float(gradient[k].v[i]) * silu(z.v[i]).slope;
         }
         dz.push(d);
         if (t + k < piece.tokens)

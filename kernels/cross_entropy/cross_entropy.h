@@ -50,7 +50,12 @@ void launch(Cpu, const HeadScoresForward& args);
 void launch(Cpu, const HeadScoresBackward& args);
 void launch(Cpu, const CrossEntropyForward& args);
 void launch(Cpu, const CrossEntropyBackward& args);
-// One product over the scored tokens forward; backward computes it again and has two of its own.
+void launch(Cuda, const HeadScoresForward& args);
+void launch(Cuda, const HeadScoresBackward& args);
+void launch(Cuda, const CrossEntropyForward& args);
+void launch(Cuda, const CrossEntropyBackward& args);
+// One product over the scored tokens forward; backward computes it again and has two of its own. A GPU's tokens all count as scored:
+// to count them would be to wait for it.
 Effort effort(const HeadScoresForward& args);
 Effort effort(const HeadScoresBackward& args);
 

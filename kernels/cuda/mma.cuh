@@ -1,8 +1,9 @@
 // Tensor cores: c += a b over 16 x 16 by 16 x 8, a warp together, sums in fp32 (PTX ISA, mma.sync.aligned.m16n8k16 and ldmatrix: which lane
 // holds what). This is the one place with instructions that C++ does not know; each has its portable twin for the simulator.
 //
-// T = bfloat16 is one product. T = float is split into three bfloat16, each the rounded rest of those before: six products of the parts
-// give the sum to about 2^-22 of its terms, with two and a half times the rate of fp32 arithmetic.
+// T = bfloat16 is one product. T = float is split into three bfloat16, each the first bits of what those before have left: six products of
+// the parts give the sum to about 2^-22 of its terms, with two and a half times the rate of fp32 arithmetic. Tensor cores cut off what a
+// sum has no bits for, which over thousands of products adds up, so these six are summed apart and added with rounding.
 //
 // Tiles lie in shared memory, rows `stride` elements apart; tiles of bfloat16 begin at 16 bytes, and stride is a multiple of 8.
 // A stride of 8 more than a multiple of 64 elements keeps rows in different banks.
@@ -46,10 +47,21 @@ namespace detail {
 
 __device__ inline uint32_t pair(bfloat16 low, bfloat16 high) { return low.bits | static_cast<uint32_t>(high.bits) << 16; }
 
-// The part of x that three bfloat16 hold: its rounded value, that of the rest, and of the rest of that.
+// The same of two values that are rounded.
+__device__ inline uint32_t rounded_pair(float low, float high) {
+#ifdef ROPEWALK_GPUSIM
+  return pair(static_cast<bfloat16>(low), static_cast<bfloat16>(high));
+#else
+  uint32_t word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+#endif
+}
+
+// x in three bfloat16: eight bits each, which is all it has.
 __device__ inline void split(float x, bfloat16 (&parts)[3]) {
   for (bfloat16& part : parts) {
-    part = static_cast<bfloat16>(x);
+    part = bfloat16::of_bits(static_cast<uint16_t>(std::bit_cast<uint32_t>(x) >> 16));
     x -= static_cast<float>(part);
   }
 }
@@ -67,6 +79,7 @@ __device__ void set(Fragment& fragment, int r, float x, float y) {
 
 template <int matrices, bool transposed>
 __device__ void load_matrices(uint32_t (&r)[matrices], const bfloat16* row) {
+  gpusim::check_aligned(row, 16);
   const auto rows = gpusim::gather(row);
   const int lane = threadIdx.x % kWarp, first = lane / 4, second = lane % 4 * 2;
   for (int m = 0; m < matrices; ++m) {
@@ -125,8 +138,10 @@ __device__ inline void multiply_add(Sums& c, const FragmentA<bfloat16>& a, const
 __device__ inline void multiply_add(Sums& c, const FragmentA<bfloat16>& a, const FragmentB<bfloat16>& b) { detail::multiply_add(c, a, b); }
 // The least products first.
 __device__ inline void multiply_add(Sums& c, const FragmentA<float>& a, const FragmentB<float>& b) {
+  Sums sum;
   for (int rank = 2; rank >= 0; --rank)
-    for (int part = 0; part <= rank; ++part) detail::multiply_add(c, a.part[part], b.part[rank - part]);
+    for (int part = 0; part <= rank; ++part) detail::multiply_add(sum, a.part[part], b.part[rank - part]);
+  for (int i = 0; i < 4; ++i) c.v[i] += sum.v[i];
 }
 
 // a[row][k] in memory.
@@ -157,6 +172,20 @@ __device__ inline FragmentB<bfloat16> load_b_transposed(const bfloat16* tile, in
   return b;
 }
 
+// Two neighbours at a time, columns 0 to 7 and 8 to 15.
+__device__ inline void load_b(const bfloat16* tile, int stride, FragmentB<bfloat16> (&b)[2]) {
+  const int lane = threadIdx.x % kWarp;
+  uint32_t r[4];
+  detail::load_matrices<4, true>(r, tile + lane % 16 * stride + lane / 16 * 8);
+  for (int i = 0; i < 4; ++i) b[i / 2].r[i % 2] = r[i];
+}
+__device__ inline void load_b_transposed(const bfloat16* tile, int stride, FragmentB<bfloat16> (&b)[2]) {
+  const int lane = threadIdx.x % kWarp;
+  uint32_t r[4];
+  detail::load_matrices<4, false>(r, tile + (lane % 8 + lane / 16 * 8) * stride + lane / 8 % 2 * 8);
+  for (int i = 0; i < 4; ++i) b[i / 2].r[i % 2] = r[i];
+}
+
 // The same of fp32. `at(row, k)` and `at(k, column)` read an element.
 template <class At>
 __device__ FragmentA<float> split_a(const At& at) {
@@ -184,6 +213,12 @@ __device__ inline FragmentB<float> load_b(const float* tile, int stride) {
 __device__ inline FragmentB<float> load_b_transposed(const float* tile, int stride) {
   return split_b([=](int k, int column) { return tile[column * stride + k]; });
 }
+__device__ inline void load_b(const float* tile, int stride, FragmentB<float> (&b)[2]) {
+  for (int i = 0; i < 2; ++i) b[i] = load_b(tile + 8 * i, stride);
+}
+__device__ inline void load_b_transposed(const float* tile, int stride, FragmentB<float> (&b)[2]) {
+  for (int i = 0; i < 2; ++i) b[i] = load_b_transposed(tile + 8 * i * stride, stride);
+}
 
 // Sums of one product as the left operand of the next, rounded to T: columns 0 to 7 from `low`, 8 to 15 from `high`.
 template <class T>
@@ -195,7 +230,7 @@ __device__ FragmentA<T> as_a(const Sums& low, const Sums& high) {
     if constexpr (std::is_same_v<T, float>)
       detail::set(a, r, x, y);
     else
-      a.r[r] = detail::pair(static_cast<bfloat16>(x), static_cast<bfloat16>(y));
+      a.r[r] = detail::rounded_pair(x, y);
   }
   return a;
 }

@@ -9,9 +9,15 @@
 
 namespace ropewalk::cuda {
 
-// n neighbouring elements, read and written as one.
+// What an access of n elements can be aligned to.
+template <class T>
+constexpr size_t pack_alignment(int n) {
+  return sizeof(T) * n < 16 ? sizeof(T) * n : 16;
+}
+
+// n neighbouring elements, read and written sixteen bytes at once.
 template <class T, int n>
-struct alignas(sizeof(T) * n) Pack {
+struct alignas(pack_alignment<T>(n)) Pack {
   T v[n];
 };
 
@@ -30,7 +36,9 @@ __device__ void store_pack(T* to, const Pack<T, n>& pack) {
 // Whether rows `stride` elements apart, from `data` on, can be read n elements at a time.
 template <class T>
 bool packs(const T* data, int64_t stride, int n) {
-  return reinterpret_cast<uintptr_t>(data) % (sizeof(T) * n) == 0 && stride % n == 0;
+  constexpr auto bytes = static_cast<int64_t>(sizeof(T));
+  const auto alignment = static_cast<int64_t>(pack_alignment<T>(n));
+  return reinterpret_cast<uintptr_t>(data) % pack_alignment<T>(n) == 0 && stride * bytes % alignment == 0;
 }
 
 }  // namespace ropewalk::cuda

@@ -38,4 +38,17 @@ __device__ float block_reduce(float x, float* room, const Join& join) {
 __device__ inline float block_sum(float x, float* room) { return block_reduce(x, room, Plus{}); }
 __device__ inline float block_max(float x, float* room) { return block_reduce(x, room, Maximum{}); }
 
+// The same sum in T, over a block of a power of two; `room` holds one T a thread.
+template <class T>
+__device__ T block_total(T x, T* room) {
+  __syncthreads();
+  room[threadIdx.x] = x;
+  for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) room[threadIdx.x] += room[threadIdx.x + half];
+  }
+  __syncthreads();
+  return room[0];
+}
+
 }  // namespace ropewalk::cuda

@@ -44,6 +44,17 @@ bool available() {
   return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
 }
 
+std::string describe() {
+  cudaDeviceProp device{};
+  int driver = 0, runtime = 0;
+  check(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
+  check(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+  check(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
+  const auto version = [](int number) { return fmt::format("{}.{}", number / 1000, number % 1000 / 10); };
+  return fmt::format("{}, sm_{}{}, {} multiprocessors, {:.1f} GiB; driver {}, run time {}", device.name, device.major, device.minor,
+                     device.multiProcessorCount, static_cast<double>(device.totalGlobalMem) / (1 << 30), version(driver), version(runtime));
+}
+
 cudaStream_t compute_stream() { return gpu().stream; }
 
 void synchronize() { check(cudaStreamSynchronize(gpu().stream), "cudaStreamSynchronize"); }

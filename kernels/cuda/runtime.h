@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
+#include <string>
 
 #include "kernels/tensor/allocator.h"
 
@@ -16,6 +17,8 @@ void check(cudaError_t code, const char* call);
 
 // Whether this machine has a GPU that this program can use.
 bool available();
+// "NVIDIA H100 80GB HBM3, sm_90, 132 multiprocessors, 79.1 GiB; driver 13.0, run time 13.0".
+std::string describe();
 
 cudaStream_t compute_stream();
 void synchronize();  // until all launched so far is done

@@ -1,7 +1,5 @@
 #include "kernels/experts/experts.h"
 
-#include <numeric>
-
 #include "kernels/matmul/matmul.h"
 
 namespace ropewalk {
@@ -36,18 +34,10 @@ std::shared_ptr<const ExpertPlan> plan_experts(const Tensor& expert, int64_t exp
   plan->token = Tensor::empty({n}, DType::kInt64, dense.device());
   plan->row = Tensor::empty({n / k, k}, DType::kInt64, dense.device());
 
-  const int64_t* const chosen = dense.data<int64_t>();
-  for (int64_t i = 0; i < n; ++i) {
-    expect(chosen[i] >= 0 && chosen[i] < experts, "plan_experts: expert: expected 0 to {}, given {}", experts - 1, chosen[i]);
-    ++plan->begin[chosen[i] + 1];
-  }
-  std::partial_sum(plan->begin.begin(), plan->begin.end(), plan->begin.begin());
-  std::vector<int64_t> next = plan->begin;
-  int64_t *const token = plan->token.data<int64_t>(), *const row = plan->row.data<int64_t>();
-  for (int64_t i = 0; i < n; ++i) {
-    row[i] = next[chosen[i]]++;
-    token[row[i]] = i / k;
-  }
+  launch(dense.device(), SortByExpert{.begin = plan->begin, .token = plan->token, .row = plan->row, .expert = dense});
+  if (plan->rows() < n)
+    for (const int64_t e : dense.to_vector<int64_t>())
+      expect(e >= 0 && e < experts, "plan_experts: expert: expected 0 to {}, given {}", experts - 1, e);
   return plan;
 }
 

@@ -24,7 +24,8 @@ struct ExpertPlan {
   int64_t experts() const { return static_cast<int64_t>(begin.size()) - 1; }
   int64_t rows() const { return begin.back(); }
 };
-// expert [.., k] int64 in [0, experts).
+// expert [.., k] int64 in [0, experts). On a GPU it waits for the kernels launched so far, and `begin` comes to the host, which must know
+// it to size the experts' products: the one place where a mixture of experts waits.
 std::shared_ptr<const ExpertPlan> plan_experts(const Tensor& expert, int64_t experts);
 
 // x [tokens.., D] rows -> [A, D]. Backward: dx_t = sum_j drows[row of (t, j)].
@@ -37,6 +38,12 @@ Var expert_linear(const Var& rows, const Var& weight, const std::shared_ptr<cons
 // rows [A, D] dtype T, weight [tokens.., k] wide -> [tokens.., D] dtype T. Keeps rows and weight.
 Var combine_tokens(const Var& rows, const Var& weight, const std::shared_ptr<const ExpertPlan>& plan);
 
+// The plan's begin, token and row, from each assignment's expert. Those in no such expert come last and are not counted.
+struct SortByExpert {
+  std::vector<int64_t>& begin;  // E + 1, of any contents
+  const Tensor &token, &row;
+  const Tensor& expert;  // [.., k] dense
+};
 // y_t = sum_j weight_tj rows[row_tj], weight 1 where it is empty.
 struct GatherSum {
   const Tensor& y;     // [tokens.., D] dense
@@ -56,8 +63,13 @@ struct CombineBackward {
   const Tensor &dy, &rows, &weight;
   const ExpertPlan& plan;
 };
+void launch(Cpu, const SortByExpert& args);
 void launch(Cpu, const GatherSum& args);
 void launch(Cpu, const ScatterTokens& args);
 void launch(Cpu, const CombineBackward& args);
+void launch(Cuda, const SortByExpert& args);
+void launch(Cuda, const GatherSum& args);
+void launch(Cuda, const ScatterTokens& args);
+void launch(Cuda, const CombineBackward& args);
 
 }  // namespace ropewalk

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/experts/experts.h"
 #include "kernels/tensor/parallel_for.h"
@@ -95,6 +96,21 @@ void scatter_tokens(const ScatterTokens& args) {
 }
 
 }  // namespace
+
+void launch(Cpu, const SortByExpert& args) {
+  const int64_t experts = std::ssize(args.begin) - 1, n = args.expert.numel(), k = args.expert.dim(-1);
+  const int64_t* const chosen = args.expert.data<int64_t>();
+  const auto expert_of = [&](int64_t i) { return chosen[i] >= 0 && chosen[i] < experts ? chosen[i] : experts; };
+  std::vector<int64_t> next(static_cast<size_t>(experts) + 2);
+  for (int64_t i = 0; i < n; ++i) ++next[expert_of(i) + 1];
+  std::partial_sum(next.begin(), next.end(), next.begin());
+  std::copy(next.begin(), next.end() - 1, args.begin.begin());
+  int64_t *const token = args.token.data<int64_t>(), *const row = args.row.data<int64_t>();
+  for (int64_t i = 0; i < n; ++i) {
+    row[i] = next[expert_of(i)]++;
+    token[row[i]] = i / k;
+  }
+}
 
 void launch(Cpu, const GatherSum& args) {
   if (args.y.numel() == 0) return;

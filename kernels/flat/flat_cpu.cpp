@@ -80,7 +80,8 @@ std::vector<T*> moved(std::vector<T*> pointers, int64_t by) {
 }  // namespace
 
 void launch(Cpu, const SumOfSquares& args) {
-  expect(args.x.contiguous(), "sum_of_squares: x: expected a dense tensor, given a view {}", args.x.shape());
+  check(args);
+  double* const sum = span_of<double>(args.sum, 1, "sum_of_squares: sum");
   const int64_t n = args.x.numel();
   std::vector<double> partials((n + kBlock - 1) / kBlock);
   dispatch_float(args.x.dtype(), [&]<class T>(std::type_identity<T>) {
@@ -88,15 +89,12 @@ void launch(Cpu, const SumOfSquares& args) {
     parallel_ranges(n, kBlock,
                     [&](int64_t begin, int64_t end) { partials[begin / kBlock] = vectorized<sum_of_squares<T>>(end - begin, x + begin); });
   });
-  args.sum = std::accumulate(partials.begin(), partials.end(), 0.0);
+  *sum += std::accumulate(partials.begin(), partials.end(), 0.0);
 }
 
 void launch(Cpu, const SumInto& args) {
+  check(args);
   const Tensor& first = args.spans.front();
-  for (const Tensors* tensors : {&args.spans, &args.targets})
-    for (const Tensor& span : *tensors)
-      expect(span.contiguous() && span.shape() == first.shape() && span.dtype() == first.dtype(),
-             "sum_into: expected dense {} {} each, given {} {}", first.dtype(), first.shape(), span.dtype(), span.shape());
   dispatch_float(first.dtype(), [&]<class T>(std::type_identity<T>) {
     const std::vector<T*> all_spans = pointers<T>(args.spans), all_targets = pointers<T>(args.targets);
     parallel_ranges(first.numel(), kBlock, [&](int64_t begin, int64_t end) {

@@ -13,14 +13,6 @@ namespace ropewalk {
 constexpr int64_t kSpanGrain = 1 << 15;  // elements a task
 constexpr int64_t kSpanBlock = 1 << 10;  // elements updated before their working copy is made: master is still in L1
 
-// The elements of a dense 1-d tensor of n; `what` names it in the error.
-template <class T>
-T* span_of(const Tensor& x, int64_t n, const char* what) {
-  expect(x.rank() == 1 && x.numel() == n && x.contiguous() && x.dtype() == dtype_of<T>(), "{}: expected a dense {} [{}], given {} {}", what,
-         dtype_of<T>(), n, x.dtype(), x.shape());
-  return x.data<T>();
-}
-
 // Of at most kSpanBlock elements, in 16 interleaved sums, so that the order does not depend on the width of the vectors.
 template <class W>
 UpdateSquares squares_of_update(int64_t n, const W* before, const W* after) {
@@ -53,10 +45,10 @@ void for_blocks(int64_t n, const Update& update) {
   });
 }
 
-// The same, and returns the squares of what it did to `master`, block for block while
-// that is in L1; the sum does not depend on the threads.
+// The same, and adds the squares of what it did to `master` to squares[0] and those of the weights after it to squares[1], block for block
+// while that is in L1; the sums do not depend on the threads.
 template <class W, class Update>
-UpdateSquares update_blocks(int64_t n, const W* master, const Update& update) {
+void update_blocks(int64_t n, const W* master, double* squares, const Update& update) {
   std::vector<UpdateSquares> partials(static_cast<size_t>((n + kSpanGrain - 1) / kSpanGrain));
   parallel_ranges(n, kSpanGrain, [&](int64_t begin, int64_t end) {
     W before[kSpanBlock];
@@ -75,7 +67,8 @@ UpdateSquares update_blocks(int64_t n, const W* master, const Update& update) {
     sums.update += partial.update;
     sums.weight += partial.weight;
   }
-  return sums;
+  squares[0] += sums.update;
+  squares[1] += sums.weight;
 }
 
 template <class W, class T>

@@ -24,5 +24,7 @@ struct GatedNormBackward {
 };
 void launch(Cpu, const GatedNormForward& args);
 void launch(Cpu, const GatedNormBackward& args);
+void launch(Cuda, const GatedNormForward& args);
+void launch(Cuda, const GatedNormBackward& args);
 
 }  // namespace ropewalk

@@ -54,5 +54,11 @@ void launch(Cpu, const SquareSumForward& args);
 void launch(Cpu, const SquareSumBackward& args);
 void launch(Cpu, const GatedRmsNormForward& args);
 void launch(Cpu, const GatedRmsNormBackward& args);
+void launch(Cuda, const GatedSquareSumForward& args);
+void launch(Cuda, const GatedSquareSumBackward& args);
+void launch(Cuda, const SquareSumForward& args);
+void launch(Cuda, const SquareSumBackward& args);
+void launch(Cuda, const GatedRmsNormForward& args);
+void launch(Cuda, const GatedRmsNormBackward& args);
 
 }  // namespace ropewalk

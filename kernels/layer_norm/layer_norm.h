@@ -24,5 +24,7 @@ struct LayerNormBackward {
 };
 void launch(Cpu, const LayerNormForward& args);
 void launch(Cpu, const LayerNormBackward& args);
+void launch(Cuda, const LayerNormForward& args);
+void launch(Cuda, const LayerNormBackward& args);
 
 }  // namespace ropewalk

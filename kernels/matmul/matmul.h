@@ -17,6 +17,7 @@ struct MatMul {
   bool accumulate = false;
 };
 void launch(Cpu, const MatMul& product);
+void launch(Cuda, const MatMul& product);
 inline Effort effort(const MatMul& p) {
   const double results = static_cast<double>(p.c.numel()),
                inner = static_cast<double>(p.a.numel() / std::max<int64_t>(1, p.c.numel() / p.c.dim(-1)));

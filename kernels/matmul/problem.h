@@ -1,4 +1,4 @@
-// What launch(Cpu, MatMul) has found out about a product, for the ways to compute it.
+// What is known about a product once it is checked, for the ways to compute it.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +17,9 @@ struct Problem {
   auto operator<=>(const Problem&) const = default;
 };
 
+// Throws where the operands do not fit.
+Problem problem_of(const MatMul& product);
+
 inline int64_t divide_up(int64_t x, int64_t by) { return (x + by - 1) / by; }
 
 // Pieces of nearly equal extent, about `most` at most: multiples of `unit`, except for the last.
@@ -24,7 +27,7 @@ inline int64_t even_extent(int64_t n, int64_t most, int64_t unit) {
   return std::min(n, divide_up(divide_up(n, divide_up(n, most)), unit) * unit);
 }
 
-// The ways. Operands are not empty and fit `problem`.
+// The ways of the host. Operands are not empty and fit `problem`.
 void multiply_by_onednn(const MatMul& product, const Problem& problem);  // fp32 and bf16
 // Own kernels, which lay b out anew for each product. They add to fp32 only.
 void multiply_by_avx512(const MatMul& product, const Problem& problem);  // fp32 and bf16, where isa() == Isa::kAvx512

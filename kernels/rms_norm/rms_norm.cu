@@ -1,6 +1,4 @@
-#include "kernels/cuda/pack.cuh"
-#include "kernels/cuda/reduce.cuh"
-#include "kernels/cuda/row_sums.cuh"
+#include "kernels/cuda/stretches.cuh"
 #include "kernels/rms_norm/rms_norm.h"
 
 namespace ropewalk {
@@ -8,104 +6,82 @@ namespace {
 
 using namespace cuda;
 
-// A block takes one stretch of n channels after the other: `heads` of them stand side by side in a row.
-struct Stretches {
-  int64_t rows, heads, n;
-  __device__ int64_t count() const { return rows * heads; }
-};
-
-// Enough threads for one pack each, in whole warps.
-unsigned threads_for(int64_t n, int pack) {
-  constexpr int64_t kMost = 512;
-  return static_cast<unsigned>(std::min(kMost, std::max<int64_t>(1, ceil_div(n, pack * kWarp)) * kWarp));
-}
-
-template <int pack, class X, class Y>
-__global__ void forward(Stretches s, Rows<X> x, Rows<Y> y, Rows<float> rstd, const float* weight, float eps) {
+template <int pack, int held, class X, class Y>
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
+    forward(Stretches s, Rows<X> x, Rows<Y> y, Rows<float> rstd, const float* weight, float eps) {
   SharedMemory shared;
-  float* const room = shared.take<float>(kWarp);
-  for (int64_t i = blockIdx.x; i < s.count(); i += gridDim.x) {
-    const int64_t row = i / s.heads, head = i % s.heads;
-    const X* const from = x[row] + head * s.n;
-    Y* const to = y[row] + head * s.n;
+  for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
+    const auto in = team.hold(x[team.row()] + team.first());
     float squares = 0;
-    for (int64_t c = threadIdx.x * pack; c < s.n; c += blockDim.x * pack) {
-      const auto in = load_pack<pack>(from + c);
-      for (int k = 0; k < pack; ++k) squares += float(in.v[k]) * float(in.v[k]);
-    }
-    const float r = 1 / sqrtf(block_sum(squares, room) / static_cast<float>(s.n) + eps);
-    if (threadIdx.x == 0) rstd[row][head] = r;
-    for (int64_t c = threadIdx.x * pack; c < s.n; c += blockDim.x * pack) {
-      const auto in = load_pack<pack>(from + c);
+    team.each_pack([&](int slot, int c) {
+      const auto a = in.at(slot, c);
+      for (int k = 0; k < pack; ++k) squares += float(a.v[k]) * float(a.v[k]);
+    });
+    const float r = 1 / sqrtf(team.sum(squares) / static_cast<float>(s.n) + eps);
+    team.write(rstd, r);
+    Y* const to = y[team.row()] + team.first();
+    team.each_pack([&](int slot, int c) {
+      const auto a = in.at(slot, c);
       const auto gain = load_pack<pack>(weight + c);
       Pack<Y, pack> out;
-      for (int k = 0; k < pack; ++k) out.v[k] = static_cast<Y>(float(in.v[k]) * r * gain.v[k]);
+      for (int k = 0; k < pack; ++k) out.v[k] = static_cast<Y>(float(a.v[k]) * r * gain.v[k]);
       store_pack(to + c, out);
-    }
+    });
   }
 }
 
-// dx may be null. With parts, each block leaves its sum over its rows of dy * h in parts[block][n].
-template <int pack, class X, class Y>
-__global__ void backward(Stretches s, Rows<Y> dy, Rows<X> x, const float* weight, Rows<float> rstd, X* dx, bool accumulate, float* parts) {
+// dx and parts may be null. Block b leaves its sums over its rows of dy * h in parts[b][n].
+template <int pack, int held, class X, class Y>
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
+    backward(Stretches s, Rows<Y> dy, Rows<X> x, const float* weight, Rows<float> rstd, X* dx, bool accumulate, float* parts) {
   SharedMemory shared;
-  float* const room = shared.take<float>(kWarp);
-  float* const dweight = shared.take<float>(parts ? s.n : 0);  // a thread adds to its own channels only
-  if (parts)
-    for (int64_t c = threadIdx.x * pack; c < s.n; c += blockDim.x * pack) store_pack(dweight + c, Pack<float, pack>{});
-  for (int64_t i = blockIdx.x; i < s.count(); i += gridDim.x) {
-    const int64_t row = i / s.heads, head = i % s.heads;
-    const X* const in = x[row] + head * s.n;
-    const Y* const gradient = dy[row] + head * s.n;
-    const float r = rstd[row][head];
+  Team<pack, held> team(s, shared);
+  ChannelSums<pack, held> dweight(s.n, parts, shared);
+  for (; team.goes_on(); team.go_on()) {
+    const auto in = team.hold(x[team.row()] + team.first());
+    const auto gradient = team.hold(dy[team.row()] + team.first());
+    const float r = team.read(rstd);
     float dot = 0;
-    for (int64_t c = threadIdx.x * pack; c < s.n; c += blockDim.x * pack) {
-      const auto a = load_pack<pack>(in + c);
-      const auto d = load_pack<pack>(gradient + c);
+    team.each_pack([&](int slot, int c) {
+      const auto a = in.at(slot, c);
+      const auto d = gradient.at(slot, c);
       const auto gain = load_pack<pack>(weight + c);
-      for (int k = 0; k < pack; ++k) dot += float(d.v[k]) * gain.v[k] * float(a.v[k]);
-      if (!parts) continue;
-      auto sum = load_pack<pack>(dweight + c);
-      for (int k = 0; k < pack; ++k) sum.v[k] += float(d.v[k]) * float(a.v[k]) * r;
-      store_pack(dweight + c, sum);
-    }
+      auto sums = dweight.at(slot, c);
+      for (int k = 0; k < pack; ++k) {
+        const float to_weight = float(d.v[k]) * float(a.v[k]) * r;
+        sums.v[k] += to_weight;
+        dot += to_weight * gain.v[k];
+      }
+      dweight.put(slot, c, sums);
+    });
     if (!dx) continue;
-    const float along = block_sum(dot, room) * r * r / static_cast<float>(s.n);
-    X* const to = dx + (row * s.heads + head) * s.n;
-    for (int64_t c = threadIdx.x * pack; c < s.n; c += blockDim.x * pack) {
-      const auto a = load_pack<pack>(in + c);
-      const auto d = load_pack<pack>(gradient + c);
+    const float along = team.sum(dot) * r / static_cast<float>(s.n);
+    X* const to = dx + team.row() * s.width + team.first();
+    team.each_pack([&](int slot, int c) {
+      const auto a = in.at(slot, c);
+      const auto d = gradient.at(slot, c);
       const auto gain = load_pack<pack>(weight + c);
       Pack<X, pack> out{};
       if (accumulate) out = load_pack<pack>(to + c);
       for (int k = 0; k < pack; ++k) out.v[k] = static_cast<X>(float(out.v[k]) + r * (float(d.v[k]) * gain.v[k] - float(a.v[k]) * along));
       store_pack(to + c, out);
-    }
+    });
   }
-  if (parts)
-    for (int64_t c = threadIdx.x * pack; c < s.n; c += blockDim.x * pack)
-      store_pack(parts + blockIdx.x * s.n + c, load_pack<pack>(dweight + c));
+  dweight.leave(blockIdx.x * static_cast<int64_t>(s.n), s.n);
 }
 
-// Calls body.operator()<pack>() for the widest packs that all operands allow.
-template <class X, class Y, class Body>
-void with_packs(int64_t n, const Rows<X>& x, const Rows<Y>& y, const float* weight, const Body& body) {
-  constexpr int kPack = 16 / std::max(sizeof(X), sizeof(Y));
-  const bool fits = n % kPack == 0 && packs(x.data, x.stride, kPack) && packs(y.data, y.stride, kPack) && packs(weight, 0, kPack);
-  fits ? body.template operator()<kPack>() : body.template operator()<1>();
-}
+template <class X, class Y>
+constexpr int kPack = 16 / std::max(sizeof(X), sizeof(Y));
 
 template <class X, class Y>
 void forward(const RmsNormForward& args) {
   const auto x = rows_of<X>(args.x);
   const auto y = rows_of<Y>(args.y);
-  const auto rstd = rows_of<float>(args.rstd);
   const float* const weight = args.weight.data<float>();
-  const Stretches s{.rows = x.count, .heads = rstd.width, .n = args.weight.dim(0)};
-  with_packs(s.n, x, y, weight, [&]<int pack>() {
-    const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(s.rows * s.heads, 1 << 20));
-    run(forward<pack, X, Y>, {.blocks = dim3(blocks), .threads = dim3(threads_for(s.n, pack)), .shared = shared_bytes<float>(kWarp)}, s, x,
-        y, rstd, weight, static_cast<float>(args.eps));
+  const Stretches s = stretches(args.x, args.rstd);
+  constexpr int wide = kPack<X, Y>;
+  with_packs<wide, sizeof(X)>(s, packs(x, wide) && packs(y, wide) && packs(weight, 0, wide), [&]<int pack, int held>() {
+    run(forward<pack, held, X, Y>, grid_for<pack, held>(s), s, x, y, rows_of<float>(args.rstd), weight, static_cast<float>(args.eps));
   });
 }
 
@@ -113,18 +89,17 @@ template <class X, class Y>
 void backward(const RmsNormBackward& args) {
   const auto x = rows_of<X>(args.x);
   const auto dy = rows_of<Y>(args.dy);
-  const auto rstd = rows_of<float>(args.rstd);
   const float* const weight = args.weight.data<float>();
-  const Stretches s{.rows = x.count, .heads = rstd.width, .n = args.weight.dim(0)};
+  const Stretches s = stretches(args.x, args.rstd);
   X* const dx = args.dx ? args.dx.data<X>() : nullptr;
-  const int64_t blocks = parts_of(s.rows * s.heads);
-  const Tensor parts = args.dweight ? Tensor::empty({blocks, s.n}, DType::kFloat32, Cuda{}) : Tensor();
-  const size_t shared = shared_bytes<float>(kWarp) + shared_bytes<float>(parts ? static_cast<size_t>(s.n) : 0);
-  with_packs(s.n, x, dy, weight, [&]<int pack>() {
-    run(backward<pack, X, Y>, {.blocks = dim3(static_cast<unsigned>(blocks)), .threads = dim3(threads_for(s.n, pack)), .shared = shared}, s,
-        dy, x, weight, rstd, dx, args.accumulate, parts ? parts.data<float>() : nullptr);
+  constexpr int wide = kPack<X, Y>;
+  const bool wide_packs = packs(x, wide) && packs(dy, wide) && packs(dx, s.width, wide) && packs(weight, 0, wide);
+  with_packs<wide, sizeof(X) + sizeof(Y) + sizeof(float)>(s, wide_packs, [&]<int pack, int held>() {
+    const Grid grid = grid_for_sums<pack, held>(s, false, args.dweight ? 1 : 0);
+    const Parts dweight(args.dweight, grid);
+    run(backward<pack, held, X, Y>, grid, s, dy, x, weight, rows_of<float>(args.rstd), dx, args.accumulate, dweight.data());
+    dweight.add();
   });
-  if (parts) add_parts(parts, args.dweight);
 }
 
 }  // namespace

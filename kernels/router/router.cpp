@@ -71,9 +71,8 @@ Var router_loss(const Var& logits_BSE, const Tensor& load_BE, const RouterLossOp
   launch(dense.device(), RouterLossForward{.loss = loss, .logits_BSE = dense, .load_BE = load_BE, .options = options});
   return record("router_loss", {logits_BSE}, loss, [dense, load_BE, options](Backprop& b) {
     const Tensor dlogits = empty_like(dense);
-    launch(
-        dense.device(),
-        RouterLossBackward{.dlogits_BSE = dlogits, .dloss = b.dy(0).item(), .logits_BSE = dense, .load_BE = load_BE, .options = options});
+    launch(dense.device(),
+           RouterLossBackward{.dlogits_BSE = dlogits, .dloss = b.dy(0), .logits_BSE = dense, .load_BE = load_BE, .options = options});
     b.give(0, dlogits);
   });
 }

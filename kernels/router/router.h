@@ -72,8 +72,7 @@ struct RouterLossForward {
 };
 struct RouterLossBackward {
   const Tensor& dlogits_BSE;
-  double dloss;
-  const Tensor &logits_BSE, &load_BE;
+  const Tensor &dloss, &logits_BSE, &load_BE;
   const RouterLossOptions& options;
 };
 void launch(Cpu, const RouteForward& args);
@@ -81,5 +80,10 @@ void launch(Cpu, const RouteBackward& args);
 void launch(Cpu, const ExpertLoads& args);
 void launch(Cpu, const RouterLossForward& args);
 void launch(Cpu, const RouterLossBackward& args);
+void launch(Cuda, const RouteForward& args);
+void launch(Cuda, const RouteBackward& args);
+void launch(Cuda, const ExpertLoads& args);
+void launch(Cuda, const RouterLossForward& args);
+void launch(Cuda, const RouterLossBackward& args);
 
 }  // namespace ropewalk

@@ -338,7 +338,7 @@ template <class W>
 void loss_backward(const RouterLossBackward& args) {
   const int64_t row_numel = args.logits_BSE.dim(1) * args.logits_BSE.dim(2);
   W* const dlogits = args.dlogits_BSE.data<W>();
-  const W dloss = static_cast<W>(args.dloss);
+  const W dloss = static_cast<W>(*args.dloss.data<double>());
   for_row_ranges<W>(args.logits_BSE, args.load_BE, args.options,
                     [&](const LossArgs<W>& row_args, W* q, int64_t, int64_t row, int64_t begin, int64_t end) {
                       vectorized<loss_backward_tokens<W>>(row_args, dloss, q, dlogits + row * row_numel, begin, end);

@@ -27,6 +27,9 @@ struct RouterLogitsBackwardWeight {
 void launch(Cpu, const RouterLogitsForward& args);
 void launch(Cpu, const RouterLogitsBackwardInput& args);
 void launch(Cpu, const RouterLogitsBackwardWeight& args);
+void launch(Cuda, const RouterLogitsForward& args);
+void launch(Cuda, const RouterLogitsBackwardInput& args);
+void launch(Cuda, const RouterLogitsBackwardWeight& args);
 
 // A product each.
 inline double router_product(const Tensor& logits, int64_t width) { return 2.0 * static_cast<double>(logits.numel() * width); }

@@ -52,6 +52,7 @@ struct SelectiveScanForward {
   const SelectiveScanOperands& in;
 };
 void launch(Cpu, const SelectiveScanForward& args);
+void launch(Cuda, const SelectiveScanForward& args);
 
 // Gradients of the operands: those of x, dt, z (empty where z is), b and c dense and overwritten, that of h0 overwritten where a run
 // enters, those of the parameters added to. Empty h0 and parameters: not wanted.
@@ -66,6 +67,7 @@ struct SelectiveScanBackward {
   const SelectiveScanOperands& in;
 };
 void launch(Cpu, const SelectiveScanBackward& args);
+void launch(Cuda, const SelectiveScanBackward& args);
 
 // What each run does to the state that enters it, h -> decay h + left, whatever that is: what a rank tells others before it knows what
 // enters its own runs. Reads neither h0 nor what concerns the outputs alone.
@@ -74,6 +76,7 @@ struct SelectiveScanSummary {
   const SelectiveScanOperands& in;
 };
 void launch(Cpu, const SelectiveScanSummary& args);
+void launch(Cuda, const SelectiveScanSummary& args);
 
 // The gradient of the state before each run, where none comes back from behind the run. Reads dt, z, c and the parameters.
 struct SelectiveScanAdjoint {
@@ -82,6 +85,7 @@ struct SelectiveScanAdjoint {
   const SelectiveScanOperands& in;
 };
 void launch(Cpu, const SelectiveScanAdjoint& args);
+void launch(Cuda, const SelectiveScanAdjoint& args);
 
 // Three multiply-adds a token and state forward (take in, decay, read); backward runs it again and has twice as many of its own.
 Effort effort(const SelectiveScanForward& args);

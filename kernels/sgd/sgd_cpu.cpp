@@ -24,7 +24,7 @@ void sgd(const SgdStep& step) {
     if (working) vectorized<round_span<W, T>>(length, master + i, working + i);
   };
   if (step.squares)
-    *step.squares = update_blocks(n, master, block);
+    update_blocks(n, master, span_of<double>(step.squares, 2, "sgd: squares"), block);
   else
     for_blocks(n, block);
 }

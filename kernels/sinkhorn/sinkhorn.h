@@ -15,5 +15,9 @@ struct Sinkhorn {
   int64_t iterations;
 };
 void launch(Cpu, const Sinkhorn& args);
+void launch(Cuda, const Sinkhorn& args);
+
+// Throws ShapeError.
+void check(const Sinkhorn& args);
 
 }  // namespace ropewalk

@@ -81,12 +81,8 @@ void sinkhorn(const Sinkhorn& args) {
 }  // namespace
 
 void launch(Cpu, const Sinkhorn& args) {
-  const Tensor &expert = args.expert_BT, &logits = args.logits_BTE;
-  expect(logits.rank() == 3 && logits.dim(2) > 0 && logits.contiguous(), "sinkhorn: logits: expected dense [B, T, E], given {}",
-         logits.shape());
-  expect(expert.shape() == logits.shape().first(2) && expert.contiguous(), "sinkhorn: expert: expected dense {}, given {}",
-         logits.shape().first(2), expert.shape());
-  if (logits.dtype() == DType::kFloat64)
+  check(args);
+  if (args.logits_BTE.dtype() == DType::kFloat64)
     sinkhorn<double>(args);
   else
     sinkhorn<float>(args);

@@ -45,8 +45,8 @@ void check_outputs(const SsdInputs& in, const Var& h0, int64_t chunks) {
 
 Tensor gradient_of(Backprop& b, int input, const Var& parameter) { return b.wanted(input) ? b.sum_into(parameter) : Tensor(); }
 
-Tensor or_zeros(const Tensor& gradient, const Shape& shape, DType dtype) {
-  return gradient ? gradient.packed() : Tensor::zeros(shape, dtype);
+Tensor or_zeros(const Tensor& gradient, const Shape& shape, const Tensor& like) {
+  return gradient ? gradient.packed() : Tensor::zeros(shape, wide(like.dtype()), like.device());
 }
 
 // What the products of all chunks multiply.
@@ -101,9 +101,8 @@ SsdStates ssd_chunk_states(const SsdInputs& in) {
                                  .b = b.room(2, then.b),
                                  .a_log = gradient_of(b, 3, a_log),
                                  .dt_bias = gradient_of(b, 4, dt_bias)};
-    const DType wide_type = wide(then.v.dtype());
-    const Tensor d_decay = or_zeros(b.dy(0), heads, wide_type);
-    const Tensor d_local = or_zeros(b.dy(1), heads.then({then.v.dim(3), then.b.dim(3)}), wide_type);
+    const Tensor d_decay = or_zeros(b.dy(0), heads, then.v);
+    const Tensor d_local = or_zeros(b.dy(1), heads.then({then.v.dim(3), then.b.dim(3)}), then.v);
     launch(gradients.v.device(), SsdStatesBackward{.gradients = gradients, .d_decay = d_decay, .d_local = d_local, .in = then});
     b.give(0, gradients.v);
     b.give(1, gradients.dt);

@@ -61,6 +61,7 @@ struct SsdStatesForward {
   const SsdOperands& in;
 };
 void launch(Cpu, const SsdStatesForward& args);
+void launch(Cuda, const SsdStatesForward& args);
 
 struct SsdStatesBackward {
   const SsdGradients& gradients;
@@ -68,6 +69,7 @@ struct SsdStatesBackward {
   const SsdOperands& in;
 };
 void launch(Cpu, const SsdStatesBackward& args);
+void launch(Cuda, const SsdStatesBackward& args);
 
 struct SsdOutputsForward {
   const Tensor& y;
@@ -75,6 +77,7 @@ struct SsdOutputsForward {
   const Tensor& h0;  // empty: zeros
 };
 void launch(Cpu, const SsdOutputsForward& args);
+void launch(Cuda, const SsdOutputsForward& args);
 
 struct SsdOutputsBackward {
   const SsdGradients& gradients;
@@ -84,6 +87,7 @@ struct SsdOutputsBackward {
   const Tensor& h0;  // empty: zeros
 };
 void launch(Cpu, const SsdOutputsBackward& args);
+void launch(Cuda, const SsdOutputsBackward& args);
 // The products over chunks, of which those of two tokens count the causal half.
 Effort effort(const SsdStatesForward& args);
 Effort effort(const SsdStatesBackward& args);

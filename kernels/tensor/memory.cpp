@@ -10,6 +10,7 @@ namespace ropewalk {
 #ifdef ROPEWALK_CUDA
 
 bool available(Device device) { return !device.is_cuda() || cuda::available(); }
+std::string describe(Device device) { return device.is_cuda() ? cuda::describe() : "the host"; }
 
 void* allocate(Device device, size_t bytes) { return device.is_cuda() ? cuda::allocate(bytes) : Allocator::host().allocate(bytes); }
 
@@ -28,6 +29,10 @@ void copy_bytes(void* to, Device to_device, const void* from, Device, size_t byt
     cuda::copy_to_host(to, from, bytes);
 }
 
+void synchronize(Device device) {
+  if (device.is_cuda()) cuda::synchronize();
+}
+
 #else
 
 namespace {
@@ -39,6 +44,7 @@ void expect_host(Device device) {
 }  // namespace
 
 bool available(Device device) { return !device.is_cuda(); }
+std::string describe(Device) { return "the host"; }
 
 void* allocate(Device device, size_t bytes) {
   expect_host(device);
@@ -51,6 +57,8 @@ void copy_bytes(void*, Device to_device, const void*, Device from_device, size_t
   expect_host(to_device);
   expect_host(from_device);
 }
+
+void synchronize(Device) {}
 
 #endif
 

@@ -1,5 +1,5 @@
 // Philox4x32-10 (Salmon et al., SC'11, "Parallel random numbers: as easy as 1, 2, 3"): random numbers as a pure function of (key, index),
-// so that any rank computes any element's number without having computed those before it.
+// so that any rank computes any element's number without having computed those before it. constexpr: device code calls it too.
 #pragma once
 
 #include <array>
@@ -12,11 +12,11 @@ namespace ropewalk {
 
 class Philox {
  public:
-  Philox(uint64_t seed, uint64_t stream) : seed_(seed), stream_(stream) {}
+  constexpr Philox(uint64_t seed, uint64_t stream) : seed_(seed), stream_(stream) {}
   // A stream named by text: a parameter's global name, "documents", ...
   Philox(uint64_t seed, std::string_view stream) : Philox(seed, hash(stream)) {}
 
-  std::array<uint32_t, 4> words(uint64_t index) const {
+  constexpr std::array<uint32_t, 4> words(uint64_t index) const {
     std::array<uint32_t, 4> x = {low(index), high(index), low(stream_), high(stream_)};
     uint32_t key0 = low(seed_), key1 = high(seed_);
     for (int round = 0; round < 10; ++round, key0 += 0x9E3779B9u, key1 += 0xBB67AE85u) {
@@ -26,12 +26,12 @@ class Philox {
     return x;
   }
 
-  uint64_t integer(uint64_t index) const {
+  constexpr uint64_t integer(uint64_t index) const {
     const auto x = words(index);
     return uint64_t{x[1]} << 32 | x[0];
   }
   // In [0, 1), with 53 random bits.
-  double uniform(uint64_t index) const { return static_cast<double>(integer(index) >> 11) * 0x1.0p-53; }
+  constexpr double uniform(uint64_t index) const { return static_cast<double>(integer(index) >> 11) * 0x1.0p-53; }
   // Standard normal by Box and Muller; uses all four words of one index.
   double normal(uint64_t index) const {
     const auto x = words(index);

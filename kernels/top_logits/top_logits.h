@@ -14,5 +14,6 @@ struct TopLogits {
   int64_t first_row = 0;
 };
 void launch(Cpu, const TopLogits& args);
+void launch(Cuda, const TopLogits& args);
 
 }  // namespace ropewalk

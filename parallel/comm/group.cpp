@@ -42,8 +42,8 @@ Cuts even_cuts(int64_t elements, int ranks) {
   return cuts;
 }
 
-Tensor Group::allocate_shared(const Shape& shape, DType dtype) const {
-  return size() == 1 ? Tensor::empty(shape, dtype) : transport_->allocate_shared(shape, dtype);
+Tensor Group::allocate_shared(const Shape& shape, DType dtype, Device device) const {
+  return size() == 1 ? Tensor::empty(shape, dtype, device) : transport_->allocate_shared(shape, dtype);
 }
 
 Tensor Group::all_reduce(const Tensor& x, const char* label) const {

@@ -78,7 +78,7 @@ class Group {
 
   // A dense tensor of one shape on each rank. Where the ranks share a host it lies in memory that all of them see, and a sum in place over
   // it, or over the same part of it everywhere, runs at the memory's speed. Collective.
-  Tensor allocate_shared(const Shape& shape, DType dtype) const;
+  Tensor allocate_shared(const Shape& shape, DType dtype, Device device = {}) const;
   Tensor all_reduce(const Tensor& x, const char* label) const;         // the sum over the ranks
   Work all_reduce_in_place(const Tensor& x, const char* label) const;  // x dense
   // x whole on each rank and dense; `cuts` the same on all. The first leaves the sum in this rank's piece alone (the others are undefined),

@@ -29,10 +29,18 @@ struct Warp {
   std::array<std::array<std::byte, kWarp * kMostExchanged>, 2> exchanged;
 };
 
+struct AsyncCopy {
+  void* to;
+  const void* from;
+  size_t bytes, group;
+};
+
 struct FiberThread {
   Extent index;
   context::fiber fiber;  // empty once it has ended
   Wait waits = Wait::kNothing;
+  std::vector<AsyncCopy> copies;  // not done yet
+  size_t copy_group = 0;          // that the next one joins
 };
 
 // The block that runs.
@@ -83,8 +91,8 @@ std::vector<size_t> waking_order(size_t threads) {
 
 [[noreturn]] void diverged(const char* what, const Extent& thread) {
   throw std::runtime_error(std::string("gpusim: ") + what + " that not all its threads reach (block " + std::to_string(now.block.x) + ", " +
-                           std::to_string(now.block.y) + ", " + std::to_string(now.block.z) + "; thread " + std::to_string(thread.x) + ", " +
-                           std::to_string(thread.y) + ")");
+                           std::to_string(now.block.y) + ", " + std::to_string(now.block.z) + "; thread " + std::to_string(thread.x) +
+                           ", " + std::to_string(thread.y) + ")");
 }
 
 context::fiber start(size_t i, const Kernel& kernel, context::pooled_fixedsize_stack& stacks) {
@@ -126,6 +134,8 @@ bool wake(Block& b) {
 void run_block(Block& b, const Kernel& kernel, context::pooled_fixedsize_stack& stacks) {
   for (size_t i = 0; i < b.threads.size(); ++i) {
     b.threads[i].waits = Wait::kNothing;
+    b.threads[i].copies.clear();
+    b.threads[i].copy_group = 0;
     b.threads[i].fiber = start(i, kernel, stacks);
   }
   for (bool all_ended = false; !all_ended;) {
@@ -166,10 +176,32 @@ const std::byte* exchange(const void* mine, size_t bytes, unsigned mask) {
 
 void warp_barrier(unsigned mask) { exchange(&mask, sizeof mask, mask); }
 
+void copy_later(void* to, const void* from, size_t bytes) {
+  check_aligned(to, bytes);
+  check_aligned(from, bytes);
+  FiberThread& thread = block().threads[block().current];
+  thread.copies.push_back({to, from, bytes, thread.copy_group});
+}
+
+void commit_copies() { ++block().threads[block().current].copy_group; }
+
+void wait_for_copies(size_t groups_under_way) {
+  FiberThread& thread = block().threads[block().current];
+  const auto waited_for = [&](const AsyncCopy& copy) { return copy.group + groups_under_way < thread.copy_group; };
+  for (const AsyncCopy& copy : thread.copies)
+    if (waited_for(copy)) std::memcpy(copy.to, copy.from, copy.bytes);
+  std::erase_if(thread.copies, waited_for);
+}
+
 char* shared_memory() {
   constexpr size_t kAlignment = 128;
   const auto at = reinterpret_cast<uintptr_t>(block().shared.data());
   return block().shared.data() + (kAlignment - at % kAlignment) % kAlignment;
+}
+
+void check_aligned(const void* at, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(at) % bytes != 0)
+    throw std::runtime_error("gpusim: an address that is not aligned to " + std::to_string(bytes) + " bytes");
 }
 
 void check_shared_memory(const char* end) {

@@ -39,8 +39,14 @@ std::array<T, 32> gather(const T& mine, unsigned mask = 0xffffffffu) {
   return all;
 }
 
-char* shared_memory();                      // the block's, poisoned before each block
-void check_shared_memory(const char* end);  // throws where a kernel takes more than it was launched with
+// Copies that a thread starts, puts into a group, and waits for until only the last few groups are under way.
+void copy_later(void* to, const void* from, size_t bytes);
+void commit_copies();
+void wait_for_copies(size_t groups_under_way);
+
+char* shared_memory();                             // the block's, poisoned before each block
+void check_aligned(const void* at, size_t bytes);  // throws
+void check_shared_memory(const char* end);         // throws where a kernel takes more than it was launched with
 
 class Stream;
 struct Event;

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/reference/optimizers.h"
-#include "tests/support/finite_difference.h"
+#include "tests/support/devices.h"
 #include "tests/support/threads.h"
 
 namespace ropewalk {
@@ -18,29 +18,32 @@ struct State {
   Tensor master, working, m, v;
 };
 
-State start(int64_t n, DType wide_type, Tensor working) {
-  const Tensor zeros = Tensor::zeros({n}, wide_type);
-  return {random_tensor({n}, 1, 1.0, wide_type), std::move(working), zeros, zeros.contiguous_copy()};
+// `working` may be empty.
+State start(int64_t n, DType wide_type, const Tensor& working, Device device = {}) {
+  const Tensor zeros = Tensor::zeros({n}, wide_type, device);
+  return {random_tensor({n}, 1, 1.0, wide_type).to(device), working ? working.to(device) : working, zeros, zeros.contiguous_copy()};
 }
 
 Tensor gradient(int64_t n, int64_t t, DType dtype) { return random_tensor({n}, 100 + t, 1.0, dtype); }
 
+void step(const State& state, const Tensor& grad, int64_t t, const Tensor& squares = {}) {
+  launch(state.master.device(), AdamWStep{.master = state.master,
+                                          .working = state.working,
+                                          .m = state.m,
+                                          .v = state.v,
+                                          .grad = grad,
+                                          .lr = kLr,
+                                          .beta1 = kBeta1,
+                                          .beta2 = kBeta2,
+                                          .eps = kEps,
+                                          .weight_decay = kDecay,
+                                          .grad_scale = kGradScale,
+                                          .t = t,
+                                          .squares = squares});
+}
+
 State run(State state) {
-  for (int64_t t = 1; t <= kSteps; ++t) {
-    const Tensor grad = gradient(state.master.numel(), t, state.master.dtype());
-    launch(Cpu{}, AdamWStep{.master = state.master,
-                            .working = state.working,
-                            .m = state.m,
-                            .v = state.v,
-                            .grad = grad,
-                            .lr = kLr,
-                            .beta1 = kBeta1,
-                            .beta2 = kBeta2,
-                            .eps = kEps,
-                            .weight_decay = kDecay,
-                            .grad_scale = kGradScale,
-                            .t = t});
-  }
+  for (int64_t t = 1; t <= kSteps; ++t) step(state, gradient(state.master.numel(), t, state.master.dtype()).to(state.master.device()), t);
   return state;
 }
 
@@ -62,21 +65,43 @@ Tensors definition(int64_t n, DType dtype) {
 TEST(AdamW, MatchesTheDefinition) {
   for (const auto& [dtype, tolerance] : {std::pair{DType::kFloat64, 1e-14}, {DType::kFloat32, 1e-6}})
     for (const int64_t n : {1, 67, 1024 + 5, (1 << 15) + 3}) {
-      const State given = run(start(n, dtype, {}));
       const Tensors expected = definition(n, dtype);
-      EXPECT_TENSOR_NEAR(given.master, expected[0], tolerance);
-      EXPECT_TENSOR_NEAR(given.m, expected[1], tolerance);
-      EXPECT_TENSOR_NEAR(given.v, expected[2], tolerance);
+      for (const Device device : testing::devices(dtype)) {
+        const State given = run(start(n, dtype, {}, device));
+        EXPECT_TENSOR_NEAR(given.master, expected[0], tolerance);
+        EXPECT_TENSOR_NEAR(given.m, expected[1], tolerance);
+        EXPECT_TENSOR_NEAR(given.v, expected[2], tolerance);
+      }
     }
 }
 
 TEST(AdamW, RoundsTheMasterToTheWorkingCopy) {
   for (const DType dtype : {DType::kFloat64, DType::kFloat32})
-    for (const DType working : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
-      const int64_t n = (1 << 15) + 1030;
-      const State given = run(start(n, dtype, Tensor::zeros({n}, working)));
-      EXPECT_EQ(given.working.to_vector<double>(), given.master.to(working).to_vector<double>());
-    }
+    for (const DType working : {DType::kFloat64, DType::kFloat32, DType::kBFloat16})
+      for (const Device device : testing::devices(working == DType::kFloat64 ? working : dtype)) {
+        const int64_t n = (1 << 15) + 1030;
+        const State given = run(start(n, dtype, Tensor::zeros({n}, working), device));
+        EXPECT_EQ(given.working.to_vector<double>(), given.master.to(working).to_vector<double>());
+      }
+}
+
+TEST(AdamW, AddsTheSquaresOfWhatItDid) {
+  for (const auto& [dtype, tolerance] : {std::pair{DType::kFloat64, 1e-12}, {DType::kFloat32, 1e-5}})
+    for (const Device device : testing::devices(dtype))
+      for (const int64_t n : {1, 67, (1 << 15) + 1030}) {
+        const State state = start(n, dtype, {}, device);
+        const Tensor squares = Tensor::full({2}, 0.5, DType::kFloat64, device);
+        const auto before = state.master.to_vector<double>();
+        step(state, gradient(n, 1, dtype).to(device), 1, squares);
+        const auto after = state.master.to_vector<double>(), given = squares.to_vector<double>();
+        double update = 0.5, weight = 0.5;
+        for (size_t i = 0; i < after.size(); ++i) {
+          update += (after[i] - before[i]) * (after[i] - before[i]);
+          weight += after[i] * after[i];
+        }
+        EXPECT_NEAR(given[0], update, tolerance * update);
+        EXPECT_NEAR(given[1], weight, tolerance * weight);
+      }
 }
 
 TEST(AdamW, GivesTheSameBitsOnOneAndTwoThreads) {
@@ -88,29 +113,25 @@ TEST(AdamW, GivesTheSameBitsOnOneAndTwoThreads) {
 }
 
 TEST(AdamW, GivesAnElementTheSameBitsInAnySpan) {  // so that a shard's border changes nothing
-  const State whole = run(start(3000, DType::kFloat32, {}));
-  const State all = start(3000, DType::kFloat32, {});
-  for (const auto& [begin, length] : {std::pair{0, 1}, {1, 1029}, {1030, 1970}})
-    for (int64_t t = 1; t <= kSteps; ++t) {
-      const auto part = [begin = begin, length = length](const Tensor& x) { return x.narrow(0, begin, length); };
-      const Tensor master = part(all.master), m = part(all.m), v = part(all.v), grad = part(gradient(3000, t, DType::kFloat32));
-      launch(Cpu{}, AdamWStep{.master = master,
-                              .working = {},
-                              .m = m,
-                              .v = v,
-                              .grad = grad,
-                              .lr = kLr,
-                              .beta1 = kBeta1,
-                              .beta2 = kBeta2,
-                              .eps = kEps,
-                              .weight_decay = kDecay,
-                              .grad_scale = kGradScale,
-                              .t = t});
-    }
-  EXPECT_EQ(all.master.to_vector<float>(), whole.master.to_vector<float>());
+  for (const Device device : testing::devices()) {
+    const State whole = run(start(3000, DType::kFloat32, {}, device)), all = start(3000, DType::kFloat32, {}, device);
+    for (const auto& [begin, length] : {std::pair{0, 1}, {1, 1029}, {1030, 1970}})
+      for (int64_t t = 1; t <= kSteps; ++t) {
+        const auto part = [begin = begin, length = length](const Tensor& x) { return x.narrow(0, begin, length); };
+        step({part(all.master), {}, part(all.m), part(all.v)}, part(gradient(3000, t, DType::kFloat32).to(device)), t);
+      }
+    EXPECT_EQ(all.master.to_vector<float>(), whole.master.to_vector<float>());
+  }
 }
 
-TEST(AdamW, TakesEmptySpans) { EXPECT_EQ(run(start(0, DType::kFloat32, Tensor::zeros({0}, DType::kBFloat16))).master.numel(), 0); }
+TEST(AdamW, TakesEmptySpans) {
+  for (const Device device : testing::devices()) {
+    const State empty = start(0, DType::kFloat32, Tensor::zeros({0}, DType::kBFloat16), device);
+    const Tensor squares = Tensor::zeros({2}, DType::kFloat64, device);
+    step(empty, gradient(0, 1, DType::kFloat32).to(device), 1, squares);
+    EXPECT_THAT(squares.to_vector<double>(), ::testing::Each(0));
+  }
+}
 
 TEST(AdamW, NamesWhatDoesNotFit) {
   State state = start(4, DType::kFloat32, Tensor::zeros({3}, DType::kBFloat16));

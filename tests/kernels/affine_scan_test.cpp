@@ -5,55 +5,65 @@
 
 #include "tests/reference/affine_scan.h"
 #include "tests/support/affine_scan_op.h"
-#include "tests/support/finite_difference.h"
+#include "tests/support/precision.h"
 
 namespace ropewalk {
 namespace {
 
+using testing::Argument;
 using testing::random_tensor;
 
-// Runs of three chunks, of one, of none and of two.
-const std::vector<int64_t> kFirstChunk = {0, 3, 4, 4, 6};
+// Runs of three chunks, of one, of none and of two; and longer ones.
+const std::vector<int64_t> kFirstChunk = {0, 3, 4, 4, 6}, kLongRuns = {0, 9, 13, 13, 14, 24};
 
 struct Inputs {
+  std::vector<int64_t> first_chunk;
   Tensor decay, local, start;
-  Inputs(int64_t heads, int64_t p, int64_t n)
-      : decay(random_tensor({6, heads}, 1)), local(random_tensor({6, heads, p, n}, 2)), start(random_tensor({4, heads, p, n}, 3)) {}
+  Inputs(int64_t heads, int64_t p, int64_t n, const std::vector<int64_t>& chunks = kFirstChunk)
+      : first_chunk(chunks),
+        decay(random_tensor({chunks.back(), heads}, 1)),
+        local(random_tensor({chunks.back(), heads, p, n}, 2)),
+        start(random_tensor({std::ssize(chunks) - 1, heads, p, n}, 3)) {}
 };
 
 struct Results {
   Tensor entering, leaving, total_decay;
 };
 
-Results scan(const Inputs& in, DType dtype, const Tensor& start) {
-  const Tensor decay = in.decay.to(dtype), local = in.local.to(dtype);
-  const Results out{empty_like(local), empty_like(in.start.to(dtype)), Tensor::empty({4, in.decay.dim(1)}, dtype)};
-  launch(Cpu{}, AffineScanForward{.entering = out.entering,
-                                  .leaving = out.leaving,
-                                  .total_decay = out.total_decay,
-                                  .start = start ? start.to(dtype) : start,
-                                  .decay = decay,
-                                  .local = local,
-                                  .first_chunk = kFirstChunk});
+Results scan(const Inputs& in, DType dtype, const Tensor& start, Device device = {}) {
+  const Tensor decay = in.decay.to(dtype).to(device), local = in.local.to(dtype).to(device);
+  const Results out{empty_like(local), Tensor::empty(in.start.shape(), dtype, device),
+                    Tensor::empty(in.start.shape().first(2), dtype, device)};
+  launch(device, AffineScanForward{.entering = out.entering,
+                                   .leaving = out.leaving,
+                                   .total_decay = out.total_decay,
+                                   .start = start ? start.to(dtype).to(device) : start,
+                                   .decay = decay,
+                                   .local = local,
+                                   .first_chunk = in.first_chunk});
   return out;
 }
 
 void expect_definition(const Results& given, const Inputs& in, const Tensor& start, double tolerance) {
   const int64_t heads = in.decay.dim(1), size = in.local.dim(2) * in.local.dim(3);
   const auto expected = reference::affine_scan(in.decay.to_vector<double>(), in.local.to_vector<double>(), start.to_vector<double>(),
-                                               kFirstChunk, heads, size);
+                                               in.first_chunk, heads, size);
   EXPECT_TENSOR_NEAR(given.entering, Tensor::from(in.local.shape(), expected.entering), tolerance);
   EXPECT_TENSOR_NEAR(given.leaving, Tensor::from(in.start.shape(), expected.leaving), tolerance);
-  EXPECT_TENSOR_NEAR(given.total_decay, Tensor::from({4, heads}, expected.total_decay), tolerance);
+  EXPECT_TENSOR_NEAR(given.total_decay, Tensor::from(in.start.shape().first(2), expected.total_decay), tolerance);
 }
 
 TEST(AffineScan, FoldsEachRunFromItsStart) {
-  for (const auto& [heads, p, n] : {std::array<int64_t, 3>{1, 1, 1}, {3, 5, 7}, {2, 8, 16}}) {
-    const Inputs in(heads, p, n);
-    expect_definition(scan(in, DType::kFloat64, in.start), in, in.start, 1e-10);
-    expect_definition(scan(in, DType::kFloat64, {}), in, zeros_like(in.start), 1e-10);
-    expect_definition(scan(in, DType::kFloat32, in.start), in, in.start, 1e-5);
-  }
+  for (const auto& chunks : {kFirstChunk, kLongRuns})
+    for (const auto& [heads, p, n] : {std::array<int64_t, 3>{1, 1, 1}, {3, 5, 7}, {2, 8, 16}, {1, 33, 64}}) {
+      const Inputs in(heads, p, n, chunks);
+      expect_definition(scan(in, DType::kFloat64, in.start), in, in.start, 1e-10);
+      expect_definition(scan(in, DType::kFloat64, {}), in, zeros_like(in.start), 1e-10);
+      for (const Device device : testing::devices()) {
+        expect_definition(scan(in, DType::kFloat32, in.start, device), in, in.start, 1e-5);
+        expect_definition(scan(in, DType::kFloat32, {}, device), in, zeros_like(in.start), 1e-5);
+      }
+    }
 }
 
 TEST(AffineScan, BackwardMatchesFiniteDifferences) {
@@ -69,15 +79,27 @@ TEST(AffineScan, BackwardMatchesFiniteDifferences) {
 }
 
 TEST(AffineScan, GradientsInSinglePrecisionMatchDouble) {
-  const Inputs in(2, 8, 16);
-  const auto gradients = [&](DType dtype) {
-    Tape tape;
-    const Vars out =
-        testing::affine_scan(tape.input(in.decay.to(dtype)), tape.input(in.local.to(dtype)), tape.input(in.start.to(dtype)), kFirstChunk);
-    return tape.backward(out, {random_tensor(in.local.shape(), 4).to(dtype), random_tensor(in.start.shape(), 5).to(dtype)});
-  };
-  const Tensors single = gradients(DType::kFloat32), twice = gradients(DType::kFloat64);
-  for (size_t i = 0; i < twice.size(); ++i) EXPECT_TENSOR_NEAR(single[i], twice[i], 1e-5) << "gradient " << i;
+  for (const auto& chunks : {kFirstChunk, kLongRuns})
+    for (const auto& [heads, p, n] : {std::array<int64_t, 3>{2, 8, 16}, {3, 5, 7}, {1, 33, 64}}) {
+      const Inputs in(heads, p, n, chunks);
+      const std::vector<Argument> arguments = {
+          {"decay", in.decay.to(DType::kFloat32)}, {"local", in.local.to(DType::kFloat32)}, {"start", in.start.to(DType::kFloat32)}};
+      const auto scan = [&](const Vars& v) { return testing::affine_scan(v[0], v[1], v[2], in.first_chunk); };
+      testing::expect_precision(arguments, scan, 1e-5, 1e-5);
+      for (const size_t output : {0u, 1u})
+        testing::expect_precision(
+            arguments, [&](const Vars& v) { return Vars{scan(v)[output]}; }, 1e-5, 1e-5);
+    }
+}
+
+TEST(AffineScan, TakesEmptyStates) {
+  for (const Device device : testing::devices())
+    for (const auto& [heads, p, n] : {std::array<int64_t, 3>{0, 2, 4}, {2, 0, 4}}) {
+      const Inputs in(heads, p, n);
+      const Results given = scan(in, DType::kFloat32, in.start, device);
+      EXPECT_EQ(given.entering.numel(), 0);
+      expect_definition(given, in, in.start, 1e-5);
+    }
 }
 
 TEST(AffineScan, GivesTheSameBitsForAnyNumberOfThreads) {

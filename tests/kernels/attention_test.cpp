@@ -10,6 +10,7 @@
 
 #include "tests/reference/attention.h"
 #include "tests/support/finite_difference.h"
+#include "tests/support/precision.h"
 
 namespace ropewalk {
 namespace {
@@ -125,7 +126,7 @@ reference::AttentionTokens tokens_of(const std::vector<Piece>& pieces, const Sha
 
 // A view with gaps after each token and before each row, as a slice of a fused projection has.
 Tensor sliced(const Tensor& x) {
-  const Tensor whole = Tensor::full({x.dim(0), x.dim(1) + 2, x.dim(2) + 3, x.dim(3)}, 1e3, x.dtype());
+  const Tensor whole = Tensor::full({x.dim(0), x.dim(1) + 2, x.dim(2) + 3, x.dim(3)}, 1e3, x.dtype(), x.device());
   const Tensor view = whole.narrow(1, 1, x.dim(1)).narrow(2, 2, x.dim(2));
   view.copy_from(x);
   return view;
@@ -139,21 +140,31 @@ struct Inputs {
         v(sliced(random_tensor(c.k, 3))),
         dy(sliced(random_tensor(c.q, 4))) {}
   Inputs to(DType dtype) const {
+    return with([&](const Tensor& x) { return x.to(dtype); });
+  }
+  Inputs on(Device device) const {
+    return with([&](const Tensor& x) { return device == x.device() ? x : sliced(x.to(device)); });
+  }
+
+ private:
+  template <class Convert>
+  Inputs with(const Convert& convert) const {
     Inputs converted = *this;
-    for (Tensor* x : {&converted.q, &converted.k, &converted.v, &converted.dy}) *x = x->to(dtype);
+    for (Tensor* x : {&converted.q, &converted.k, &converted.v, &converted.dy}) *x = convert(*x);
     return converted;
   }
 };
 
 // The allocator hands these blocks out next, so that an element which the op leaves unwritten shows.
-void leave_nan_in_freed_blocks(const Case& c, DType dtype) {
+void leave_nan_in_freed_blocks(const Case& c, DType dtype, Device device) {
   Tensors dirty;
-  for (const Shape& shape : {c.q, c.k, c.q, c.k}) dirty.push_back(Tensor::full(shape, std::numeric_limits<double>::quiet_NaN(), dtype));
+  for (const Shape& shape : {c.q, c.k, c.q, c.k})
+    dirty.push_back(Tensor::full(shape, std::numeric_limits<double>::quiet_NaN(), dtype, device));
 }
 
 // y, dq, dk, dv.
 Tensors run(const Case& c, const Inputs& in) {
-  leave_nan_in_freed_blocks(c, in.q.dtype());
+  leave_nan_in_freed_blocks(c, in.q.dtype(), in.q.device());
   Tape tape;
   const Var q = tape.input(in.q), k = tape.input(in.k), v = tape.input(in.v);
   const Var y = attention(q, k, v, spans_of(c), c.options());
@@ -191,24 +202,27 @@ Tensors run_in_parts(const Case& c, const Inputs& in) {
   const std::vector<Spans> parts = parts_of(spans_of(c));
   const AttentionOptions options = c.options();
   const DType dtype = wide(in.q.dtype());
-  const Tensor y = Tensor::zeros(c.q, dtype), lse = Tensor::full({c.q[0], c.q[2], c.q[1]}, std::numeric_limits<double>::infinity(), dtype);
+  const Device device = in.q.device();
+  const Tensor y = Tensor::zeros(c.q, dtype, device);
+  const Tensor lse = Tensor::full({c.q[0], c.q[2], c.q[1]}, std::numeric_limits<double>::infinity(), dtype, device);
   for (const Spans& spans : parts)
-    launch(Cpu{}, AttentionForward{.y = y, .lse = lse, .q = in.q, .k = in.k, .v = in.v, .spans = spans, .options = options, .merge = true});
-  const Tensor dq = Tensor::zeros(c.q, dtype), dk = Tensor::zeros(c.k, dtype), dv = Tensor::zeros(c.k, dtype);
+    launch(device,
+           AttentionForward{.y = y, .lse = lse, .q = in.q, .k = in.k, .v = in.v, .spans = spans, .options = options, .merge = true});
+  const Tensor dq = Tensor::zeros(c.q, dtype, device), dk = Tensor::zeros(c.k, dtype, device), dv = Tensor::zeros(c.k, dtype, device);
   const Tensor y_rounded = y.to(in.q.dtype()), part_of_dk = empty_like(dk), part_of_dv = empty_like(dv);
   for (const Spans& spans : parts) {
-    launch(Cpu{}, AttentionBackward{.dq = dq,
-                                    .dk = part_of_dk,
-                                    .dv = part_of_dv,
-                                    .dy = in.dy,
-                                    .q = in.q,
-                                    .k = in.k,
-                                    .v = in.v,
-                                    .y = y_rounded,
-                                    .lse = lse,
-                                    .spans = spans,
-                                    .options = options,
-                                    .merge = true});
+    launch(device, AttentionBackward{.dq = dq,
+                                     .dk = part_of_dk,
+                                     .dv = part_of_dv,
+                                     .dy = in.dy,
+                                     .q = in.q,
+                                     .k = in.k,
+                                     .v = in.v,
+                                     .y = y_rounded,
+                                     .lse = lse,
+                                     .spans = spans,
+                                     .options = options,
+                                     .merge = true});
     dk.add(part_of_dk);
     dv.add(part_of_dv);
   }
@@ -250,18 +264,25 @@ TEST(Attention, FollowsItsDefinitionWhereScoresRiseByMuch) {
   }
 }
 
-TEST_P(AttentionCases, AreTheSameInFp32AndBf16) {
-  const Case& c = GetParam();
+void expect_precision(const Case& c, Device device) {
   const Inputs in(c);
-  expect_near(run(c, in.to(DType::kFloat32)), run(c, in), 1e-5);
+  const Inputs single = in.to(DType::kFloat32).on(device);
+  const Tensors exact = run(c, in);
+  expect_near(run(c, single), exact, 1e-5);
+  expect_near(run_in_parts(c, single), exact, 1e-5);
 
-  const Inputs rounded = in.to(DType::kBFloat16);
-  const Tensors given = run(c, rounded), expected = run(c, rounded.to(DType::kFloat64));
+  const Inputs rounded = in.to(DType::kBFloat16), there = rounded.on(device);
+  const Tensors given = run(c, there), expected = run(c, rounded.to(DType::kFloat64));
   EXPECT_LT(testing::relative_error(given[0], expected[0]), 1e-2);
   expect_near(given, expected, 2e-2);
+  expect_near(run_in_parts(c, there), expected, 2e-2);
+}
 
-  expect_near(run_in_parts(c, in.to(DType::kFloat32)), run(c, in), 1e-5);
-  expect_near(run_in_parts(c, rounded), expected, 2e-2);
+TEST_P(AttentionCases, AreTheSameInFp32AndBf16) { expect_precision(GetParam(), Cpu{}); }
+
+TEST_P(AttentionCases, AreTheSameOnGpu) {
+  if (!available(Cuda{})) GTEST_SKIP() << "no GPU";
+  expect_precision(GetParam(), Cuda{});
 }
 
 INSTANTIATE_TEST_SUITE_P(Attention, AttentionCases, ::testing::ValuesIn(cases()));
@@ -291,31 +312,58 @@ TEST(Attention, GivesTheSameBitsForAnyNumberOfThreads) {
   omp_set_num_threads(before);
 }
 
+// Tiles of every width of heads: odd ones, those of which a key's block has two parts, and those that one pack does not divide.
+TEST(Attention, IsTheSameOnGpuForHeadsOfAnyWidth) {
+  if (!available(Cuda{})) GTEST_SKIP() << "no GPU";
+  for (const int64_t width : {1, 16, 63, 64, 65, 96, 136, 256}) {
+    SCOPED_TRACE(width);
+    expect_precision(self("", {1, 70, 2, width}, 1, {{0, 0, 3, 0}, {0, 3, 67, 1}}), Cuda{});
+  }
+  EXPECT_THROW(expect_precision(self("", {1, 7, 1, 257}, 1, {{0, 0, 7, 0}}), Cuda{}), ShapeError);
+}
+
+TEST(Attention, GivesTheSameBitsEachTimeOnGpu) {
+  if (!available(Cuda{})) GTEST_SKIP() << "no GPU";
+  const Case c = self("", {2, 300, 4, 16}, 2, {{0, 0, 130, 0}, {0, 130, 170, 1}, {1, 0, 300, 2}});
+  const Inputs in = Inputs(c).to(DType::kBFloat16).on(Cuda{});
+  const Tensors one = run(c, in), other = run(c, in);
+  for (size_t i = 0; i < one.size(); ++i) EXPECT_EQ(one[i].to_vector<float>(), other[i].to_vector<float>()) << kNames[i];
+}
+
 // A cache that is not full yet, and tokens between runs: what stands there must not be read.
 TEST(Attention, DoesNotReadWhatNobodySees) {
   const Case c{"", {1, 140, 2, 16}, {1, 200, 1, 16}, {{0, 3, 100, 0, 60}}, {{0, 7, 60, 0, 0}, {0, 70, 100, 0, 60}}};
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    const Inputs clean = Inputs(c).to(dtype);
-    const Tensors expected = run(c, clean);
-    const double nan = std::numeric_limits<double>::quiet_NaN();
-    for (const Tensor& x : {clean.q, clean.dy}) {
-      x.narrow(1, 0, 3).fill(nan);
-      x.narrow(1, 103, 37).fill(nan);
+  for (const Device device : testing::devices())
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      const Inputs clean = Inputs(c).to(dtype).on(device);
+      const Tensors expected = run(c, clean);
+      const double nan = std::numeric_limits<double>::quiet_NaN();
+      for (const Tensor& x : {clean.q, clean.dy}) {
+        x.narrow(1, 0, 3).fill(nan);
+        x.narrow(1, 103, 37).fill(nan);
+      }
+      for (const Tensor& x : {clean.k, clean.v}) {
+        x.narrow(1, 0, 7).fill(nan);
+        x.narrow(1, 67, 3).fill(nan);
+        x.narrow(1, 170, 30).fill(nan);
+      }
+      const Tensors given = run(c, clean);
+      for (size_t i = 0; i < given.size(); ++i) EXPECT_EQ(testing::relative_error(given[i], expected[i]), 0) << kNames[i];
     }
-    for (const Tensor& x : {clean.k, clean.v}) {
-      x.narrow(1, 0, 7).fill(nan);
-      x.narrow(1, 67, 3).fill(nan);
-      x.narrow(1, 170, 30).fill(nan);
-    }
-    const Tensors given = run(c, clean);
-    for (size_t i = 0; i < given.size(); ++i) EXPECT_EQ(testing::relative_error(given[i], expected[i]), 0) << kNames[i];
-  }
 }
 
 TEST(Attention, StaysExactWhereExponentialsOverflow) {
   const Case c = self("", {1, 150, 2, 16}, 1, {{0, 0, 150, 0}});
   const Inputs in = Inputs(c, 30).to(DType::kFloat32);  // scores of some thousands
-  expect_near(run(c, in), run(c, in.to(DType::kFloat64)), 1e-3);
+  for (const Device device : testing::devices()) expect_near(run(c, in.on(device)), run(c, in.to(DType::kFloat64)), 1e-3);
+}
+
+// From one tile of keys to the next, so that what was summed before shrinks to nothing or nearly.
+TEST(Attention, IsTheSameOnGpuWhereScoresRiseByMuch) {
+  if (!available(Cuda{})) GTEST_SKIP() << "no GPU";
+  const Case c = self("", {1, 250, 2, 16}, 1, {{0, 0, 250, 0}});
+  const Inputs in(c, 4);
+  expect_near(run(c, in.to(DType::kFloat32).on(Cuda{})), run(c, in), 1e-5);
 }
 
 TEST(Attention, ComputesOnlyTheGradientsThatAreWanted) {
@@ -339,9 +387,11 @@ TEST(Attention, TakesEmptyTensors) {
                              {{1, 0, 2, 2}, {1, 3, 1, 2}},
                              {{1, 3, 2, 0}, {1, 3, 1, 0}}}) {
     const Case c{"", q, k, {}, {}};
-    const Tensors results = run(c, Inputs(c));
-    EXPECT_EQ(testing::relative_error(results[0], Tensor::zeros(q, DType::kFloat64)), 0);
-    EXPECT_EQ(testing::relative_error(results[2], Tensor::zeros(k, DType::kFloat64)), 0);
+    for (const Device device : testing::devices()) {
+      const Tensors results = run(c, Inputs(c).to(DType::kFloat32).on(device));
+      EXPECT_EQ(testing::relative_error(results[0], Tensor::zeros(q, DType::kFloat64)), 0);
+      EXPECT_EQ(testing::relative_error(results[2], Tensor::zeros(k, DType::kFloat64)), 0);
+    }
   }
 }
 

@@ -33,14 +33,25 @@ std::vector<Argument> arguments(const Tensor& x, int64_t vocabulary) {
 
 auto scores(const Tensor& target, int64_t first_row = 0, double logit_scale = 1) {
   return [=](const Vars& in) {
-    const HeadScores s = head_scores(in[0], in[1], target, first_row, logit_scale);
+    const HeadScores s = head_scores(in[0], in[1], testing::on(in[0].data().device(), target), first_row, logit_scale);
     return Vars{s.log_sum_exp, s.target_logit};
   };
 }
 
 auto loss(const Tensor& target) {
-  return [=](const Vars& in) { return Vars{cross_entropy(head_scores(in[0], in[1], target, 0), target)}; };
+  return [=](const Vars& in) {
+    const Tensor there = testing::on(in[0].data().device(), target);
+    return Vars{cross_entropy(head_scores(in[0], in[1], there, 0), there)};
+  };
 }
+
+std::vector<Argument> on(Device device, std::vector<Argument> arguments) {
+  for (Argument& argument : arguments) argument.value = testing::on(device, argument.value);
+  return arguments;
+}
+
+// The devices that compute in this dtype.
+std::vector<Device> devices_for(DType dtype) { return dtype == DType::kFloat64 ? std::vector<Device>{Cpu{}} : testing::devices(); }
 
 const Tensor kOne = Tensor::full({1}, 1, DType::kFloat64);
 
@@ -149,40 +160,46 @@ TEST(HeadScores, VocabularyCutOverTwoRanksEqualsTheWhole) {
 
 // A rank may hold no row at all where the vocabulary does not divide.
 TEST(HeadScores, WithoutRowsAreMinusInfinityWithZeroGradients) {
-  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
-    const Tensor target = Tensor::from<int64_t>({3}, {5, kIgnored, 0});
-    const std::vector<Argument> in = arguments(random_tensor({3, 4}, 1, 1, dtype), 0);
-    const testing::Trace given = testing::trace(in, scores(target, 9));
-    const double infinity = std::numeric_limits<double>::infinity();
-    EXPECT_EQ(given.outputs[0].to_vector<double>(), (std::vector<double>{-infinity, 0, -infinity}));
-    EXPECT_EQ(given.outputs[1].to_vector<double>(), std::vector<double>(3, 0.0));
-    EXPECT_EQ(given.gradients[0].to_vector<double>(), std::vector<double>(12, 0.0));
-  }
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16})
+    for (const Device device : devices_for(dtype)) {
+      const Tensor target = Tensor::from<int64_t>({3}, {5, kIgnored, 0}), seed = Tensor::full({3}, 1, wide(dtype), device);
+      const std::vector<Argument> in = on(device, arguments(random_tensor({3, 4}, 1, 1, dtype), 0));
+      const testing::Trace given = testing::trace(in, scores(target, 9), {seed, seed});
+      const double infinity = std::numeric_limits<double>::infinity();
+      EXPECT_EQ(given.outputs[0].to_vector<double>(), (std::vector<double>{-infinity, 0, -infinity}));
+      EXPECT_EQ(given.outputs[1].to_vector<double>(), std::vector<double>(3, 0.0));
+      EXPECT_EQ(given.gradients[0].to_vector<double>(), std::vector<double>(12, 0.0));
+    }
 }
 
 TEST(HeadScores, DoNotTouchIgnoredTokens) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  const Tensor target = Tensor::from<int64_t>({3}, {2, kIgnored, 0}), x = random_tensor({3, 4}, 1);
-  x.narrow(0, 1, 1).fill(nan);
-  const testing::Trace given = testing::trace(arguments(x, 5), loss(target), {kOne});
-  const Tensor scored = concat({x.narrow(0, 0, 1), x.narrow(0, 2, 1)}, 0);
-  const testing::Trace expected = testing::trace(arguments(scored, 5), loss(Tensor::from<int64_t>({2}, {2, 0})), {kOne});
-  EXPECT_EQ(given.outputs[0].item(), expected.outputs[0].item());
-  EXPECT_EQ(given.gradients[1].to_vector<double>(), expected.gradients[1].to_vector<double>());
-  const Tensor dx = given.gradients[0];
-  EXPECT_EQ(dx.narrow(0, 1, 1).to_vector<double>(), std::vector<double>(4, 0.0));
-  EXPECT_EQ(concat({dx.narrow(0, 0, 1), dx.narrow(0, 2, 1)}, 0).to_vector<double>(), expected.gradients[0].to_vector<double>());
+  for (const DType dtype : {DType::kFloat64, DType::kBFloat16})
+    for (const Device device : devices_for(dtype)) {
+      const Tensor target = Tensor::from<int64_t>({3}, {2, kIgnored, 0}), x = random_tensor({3, 4}, 1, 1, dtype), one = kOne.to(device);
+      x.narrow(0, 1, 1).fill(nan);
+      const testing::Trace given = testing::trace(on(device, arguments(x, 5)), loss(target), {one});
+      const Tensor scored = concat({x.narrow(0, 0, 1), x.narrow(0, 2, 1)}, 0);
+      const testing::Trace expected = testing::trace(on(device, arguments(scored, 5)), loss(Tensor::from<int64_t>({2}, {2, 0})), {one});
+      EXPECT_EQ(given.outputs[0].item(), expected.outputs[0].item());
+      EXPECT_EQ(given.gradients[1].to_vector<double>(), expected.gradients[1].to_vector<double>());
+      const Tensor dx = given.gradients[0].to(Cpu{});
+      EXPECT_EQ(dx.narrow(0, 1, 1).to_vector<double>(), std::vector<double>(4, 0.0));
+      EXPECT_EQ(concat({dx.narrow(0, 0, 1), dx.narrow(0, 2, 1)}, 0).to_vector<double>(), expected.gradients[0].to_vector<double>());
+    }
 }
 
 TEST(HeadScores, GiveZeroGradientsWhereNothingIsScored) {
-  for (const Shape& shape : {Shape{2, 3, 4}, Shape{2, 0, 4}, Shape{2, 3, 0}}) {
-    const Tensor target = Tensor::from(shape.first(2), std::vector<int64_t>(static_cast<size_t>(shape.first(2).numel()), kIgnored));
-    const testing::Trace given = testing::trace(arguments(Tensor::zeros(shape, DType::kFloat32), 5), loss(target), {kOne});
-    EXPECT_EQ(given.outputs[0].item(), 0);
-    ASSERT_TRUE(given.gradients[0]);  // whoever is behind x may have a collective to call
-    for (const Tensor& gradient : given.gradients)
-      for (const double g : gradient.to_vector<double>()) EXPECT_EQ(g, 0);
-  }
+  for (const Device device : testing::devices())
+    for (const Shape& shape : {Shape{2, 3, 4}, Shape{2, 0, 4}, Shape{2, 3, 0}}) {
+      const Tensor target = Tensor::from(shape.first(2), std::vector<int64_t>(static_cast<size_t>(shape.first(2).numel()), kIgnored));
+      const testing::Trace given =
+          testing::trace(on(device, arguments(Tensor::zeros(shape, DType::kFloat32), 5)), loss(target), {kOne.to(device)});
+      EXPECT_EQ(given.outputs[0].item(), 0);
+      ASSERT_TRUE(given.gradients[0]);  // whoever is behind x may have a collective to call
+      for (const Tensor& gradient : given.gradients)
+        for (const double g : gradient.to_vector<double>()) EXPECT_EQ(g, 0);
+    }
 }
 
 TEST(HeadScores, GiveOnlyWhatIsWanted) {
@@ -198,13 +215,14 @@ TEST(HeadScores, GiveOnlyWhatIsWanted) {
 }
 
 TEST(HeadScores, StayFiniteAtLargeLogits) {
-  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
-    const std::vector<Argument> in = {{"x", Tensor::from<double>({2, 1}, {1000, -1000}).to(dtype)},
-                                      {"weight", Tensor::from<double>({3, 1}, {2, 1, -2}).to(dtype), Argument::kParameter}};
-    const testing::Trace given = testing::trace(in, loss(Tensor::from<int64_t>({2}, {1, 2})), {kOne});
-    EXPECT_NEAR(given.outputs[0].item(), 1000, 1e-2);
-    EXPECT_EQ(given.gradients[0].to_vector<double>(), (std::vector<double>{1, 0}));
-  }
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16})
+    for (const Device device : devices_for(dtype)) {
+      const std::vector<Argument> in = {{"x", Tensor::from<double>({2, 1}, {1000, -1000}).to(dtype)},
+                                        {"weight", Tensor::from<double>({3, 1}, {2, 1, -2}).to(dtype), Argument::kParameter}};
+      const testing::Trace given = testing::trace(on(device, in), loss(Tensor::from<int64_t>({2}, {1, 2})), {kOne.to(device)});
+      EXPECT_NEAR(given.outputs[0].item(), 1000, 1e-2);
+      EXPECT_EQ(given.gradients[0].to_vector<double>(), (std::vector<double>{1, 0}));
+    }
 }
 
 TEST(HeadScores, KeepOnlyABlockOfLogits) {
@@ -223,6 +241,32 @@ TEST(HeadScores, NarrowTypesStayNearDouble) {
     testing::expect_precision(arguments(random_tensor({600, 40}, 1, 1, DType::kFloat32), 300), function, 1e-5, 1e-5);
     testing::expect_precision(arguments(random_tensor({600, 40}, 1, 1, DType::kBFloat16), 300), function, 1e-2, 2e-2);
   }
+}
+
+// Sizes around those of blocks and tiles, views, targets whose rows are on another rank, one gradient only.
+TEST(HeadScores, OfNarrowTypesStayNearDoubleInAllSizes) {
+  for (const auto& [tokens, width, vocabulary] :
+       std::vector<Case>{{{1}, 1, 1}, {{}, 3, 5}, {{3, 43}, 33, 257}, {{128}, 64, 256}, {{130}, 8, 40}})
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      const Shape shape = tokens.then({width});
+      SCOPED_TRACE(shape.to_string());
+      const double output = dtype == DType::kFloat32 ? 1e-5 : 1e-2, gradient = 2 * output;
+      const Tensor target = targets(tokens, vocabulary + 3);
+      testing::expect_precision(arguments(random_slice(shape, 1, 1, dtype), vocabulary), scores(target, 2, 0.375), output, gradient);
+      for (const size_t frozen : {0, 1}) {
+        std::vector<Argument> in = arguments(random_tensor(shape, 1, 1, dtype), vocabulary);
+        in[frozen].kind = Argument::kConstant;
+        testing::expect_precision(in, scores(target), output, gradient);
+      }
+    }
+}
+
+// More tokens, and more rows of weight, than a block has.
+TEST(HeadScores, OfNarrowTypesStayNearDoubleOverSeveralBlocks) {
+  const auto many_tokens = arguments(random_tensor({4100, 3}, 1, 1, DType::kBFloat16), 20);
+  testing::expect_precision(many_tokens, loss(targets({4100}, 20)), 1e-2, 2e-2);
+  const auto many_rows = arguments(random_tensor({9, 3}, 1, 1, DType::kFloat32), 16500);
+  testing::expect_precision(many_rows, loss(targets({9}, 16500)), 1e-5, 1e-5);
 }
 
 TEST(HeadScores, GiveTheSameBitsOnOneAndTwoThreads) {
@@ -256,7 +300,8 @@ TEST(CrossEntropy, MatchesFiniteDifferences) {
 TEST(CrossEntropy, SumsInDouble) {
   const Tensor target = Tensor::from<int64_t>({3}, {0, kIgnored, 0});
   const Tensor log_sum_exp = Tensor::from<float>({3}, {1e8f, 5, 1.5f}), target_logit = Tensor::from<float>({3}, {0.25f, 3, 0.25f});
-  EXPECT_EQ(cross_entropy({log_sum_exp, target_logit}, target).data().item(), 1e8 + 1);
+  for (const Device device : testing::devices())
+    EXPECT_EQ(cross_entropy({log_sum_exp.to(device), target_logit.to(device)}, target.to(device)).data().item(), 1e8 + 1);
 }
 
 TEST(CrossEntropy, NamesWhatDoesNotFit) {

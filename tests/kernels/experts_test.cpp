@@ -73,6 +73,38 @@ TEST(Experts, SortByExpertThenTokenThenSlot) {
   EXPECT_EQ(plan->row.to_vector<int64_t>(), (std::vector<int64_t>{3, 0, 1, 4, 5, 2}));
 }
 
+TEST(Experts, SortAlikeOnAllDevices) {
+  for (const auto& [tokens, k, experts] : {std::array{1, 1, 1}, {1500, 2, 5}, {700, 3, 300}, {0, 2, 4}}) {
+    const Tensor expert = some_experts({tokens}, k, experts);
+    const Plan expected = plan_experts(expert, experts);
+    for (const Device device : testing::devices()) {
+      const Plan plan = plan_experts(expert.to(device), experts);
+      EXPECT_EQ(plan->begin, expected->begin);
+      EXPECT_EQ(plan->token.to_vector<int64_t>(), expected->token.to_vector<int64_t>());
+      EXPECT_EQ(plan->row.to_vector<int64_t>(), expected->row.to_vector<int64_t>());
+    }
+  }
+}
+
+TEST(Experts, CarryTokensThereAndBackInNarrowTypes) {
+  for (const auto& [width, k] : {std::array{1, 1}, {65, 3}, {64, 2}, {1100, 2}}) {
+    const Shape tokens = {2, 17};
+    const Tensor expert = some_experts(tokens, k, 7);
+    const auto run = [&](const Vars& in) {
+      const Plan plan = plan_experts(expert.to(in[0].data().device()), 7);
+      return Vars{combine_tokens(dispatch_tokens(in[0], plan), in[1], plan)};
+    };
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      const double tolerance = dtype == DType::kFloat32 ? 1e-5 : 1e-2;
+      const Tensor weight = random_tensor(tokens.then({k}), 3, 1.0, DType::kFloat32);
+      testing::expect_precision({{"x", random_slice(tokens.then({width}), 1, 1.0, dtype)}, {"weight", weight}}, run, tolerance,
+                                2 * tolerance);
+      testing::expect_precision({{"x", random_tensor(tokens.then({width}), 1, 1.0, dtype)}, {"weight", weight}}, run, tolerance,
+                                2 * tolerance);
+    }
+  }
+}
+
 TEST(Experts, DeferTheGradientsOfTheirMatrices) {
   const Shape tokens = {1, 6};
   const Plan plan = plan_experts(some_experts(tokens, 2, 5), 5);
@@ -89,8 +121,8 @@ TEST(Experts, DeferTheGradientsOfTheirMatrices) {
 
 TEST(Experts, Fp32AndBf16MatchFp64) {
   const Shape tokens = {2, 150};
-  const Plan plan = plan_experts(some_experts(tokens, 2, 6), 6);
-  const auto run = [&](const Vars& in) { return Vars{mixture(in[0], in[1], in[2], plan)}; };
+  const Tensor expert = some_experts(tokens, 2, 6);
+  const auto run = [&](const Vars& in) { return Vars{mixture(in[0], in[1], in[2], plan_experts(expert.to(in[0].data().device()), 6))}; };
   testing::expect_precision(arguments(tokens, 2, 6, 65, 130, DType::kFloat32), run, 1e-5, 1e-5);
   testing::expect_precision(arguments(tokens, 2, 6, 65, 130, DType::kBFloat16), run, 1e-2, 2e-2);
 }
@@ -112,11 +144,13 @@ TEST(Experts, TakeNoTokens) {
 }
 
 TEST(Experts, NameWhatDoesNotFit) {
-  EXPECT_THAT(
-      [] {
-        plan_experts(Tensor::from<int64_t>({1, 1}, {4}), 4);
-      },
-      ::testing::ThrowsMessage<ShapeError>("plan_experts: expert: expected 0 to 3, given 4"));
+  for (const Device device : testing::devices())
+    for (const int64_t wrong : {4, -1})
+      EXPECT_THAT(
+          [&] {
+            plan_experts(Tensor::from<int64_t>({1, 3}, {3, wrong, 0}).to(device), 4);
+          },
+          ::testing::ThrowsMessage<ShapeError>("plan_experts: expert: expected 0 to 3, given " + std::to_string(wrong)));
 }
 
 }  // namespace

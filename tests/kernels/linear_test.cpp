@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/reference/matmul.h"
+#include "tests/support/devices.h"
 #include "tests/support/slices.h"
 #include "tests/support/threads.h"
 
@@ -53,12 +54,23 @@ TEST(Linear, TakesAGradientThatIsNotRows) {
 }
 
 TEST(Linear, Fp32AndBf16MatchFp64) {
-  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (const auto& [dtype, tolerance] : {std::pair{DType::kFloat32, 1e-6}, {DType::kBFloat16, 4e-3}})
+    for (const auto& [rows, in, out] : {std::array{50, 129, 67}, {1, 8, 1}, {33, 64, 136}})
+      testing::expect_precision(
+          {{"x", random_slice({3, rows, in}, 1, 1.0, dtype)}, {"weight", random_tensor({out, in}, 2, 0.1, dtype), Argument::kParameter}},
+          [](const Vars& v) { return Vars{linear(v[0], v[1])}; }, tolerance, tolerance);
+}
+
+// The gradient of a weight is a sum in fp32, whatever is multiplied.
+TEST(Linear, SumsTheGradientOfANarrowWeightInFp32) {
+  for (const Device device : testing::devices()) {
+    const DType dtype = DType::kBFloat16;
     const Tensor x = random_slice({3, 50, 129}, 1, 1.0, dtype), weight = random_tensor({67, 129}, 2, 0.1, dtype);
     const Tensor dy = random_slice({3, 50, 67}, 3, 1.0, dtype);
-    const Tensors given = run(x, weight, dy), expected = run(x.to(DType::kFloat64), weight.to(DType::kFloat64), dy.to(DType::kFloat64));
+    const Tensors given = run(testing::on(device, x), weight.to(device), testing::on(device, dy)),
+                  expected = run(x.to(DType::kFloat64), weight.to(DType::kFloat64), dy.to(DType::kFloat64));
     EXPECT_EQ(given[2].dtype(), DType::kFloat32);
-    for (size_t i = 0; i < given.size(); ++i) EXPECT_TENSOR_NEAR(given[i], expected[i], dtype == DType::kFloat32 || i == 2 ? 1e-6 : 4e-3);
+    EXPECT_TENSOR_NEAR(given[2], expected[2], 1e-6);
   }
 }
 
@@ -82,14 +94,17 @@ TEST(Linear, GivesTheSameBitsOnOneAndTwoThreads) {
 }
 
 TEST(Linear, TakesEmptyTensors) {
-  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
-    const Tensors none = run(Tensor::zeros({0, 4}, dtype), random_tensor({3, 4}, 1, 1.0, dtype), Tensor::zeros({0, 3}, dtype));
-    EXPECT_EQ(none[0].shape(), (Shape{0, 3}));
-    EXPECT_THAT(none[2].to_vector<double>(), ::testing::Each(0));
-    const Tensor no_tokens = random_tensor({2, 5, 4}, 1, 1.0, dtype).narrow(1, 3, 0);
-    EXPECT_EQ(linear(no_tokens, random_tensor({3, 4}, 1, 1.0, dtype)).shape(), (Shape{2, 0, 3}));
-    EXPECT_THAT(linear(Tensor::zeros({2, 0}, dtype), Tensor::zeros({3, 0}, dtype)).data().to_vector<double>(), ::testing::Each(0));
-  }
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16})
+    for (const Device device : testing::devices(dtype)) {
+      const Tensor weight = random_tensor({3, 4}, 1, 1.0, dtype).to(device);
+      const Tensors none = run(Tensor::zeros({0, 4}, dtype, device), weight, Tensor::zeros({0, 3}, dtype, device));
+      EXPECT_EQ(none[0].shape(), (Shape{0, 3}));
+      EXPECT_THAT(none[2].to_vector<double>(), ::testing::Each(0));
+      const Tensor no_tokens = random_tensor({2, 5, 4}, 1, 1.0, dtype).to(device).narrow(1, 3, 0);
+      EXPECT_EQ(linear(no_tokens, weight).shape(), (Shape{2, 0, 3}));
+      const Tensor no_channels = Tensor::zeros({2, 0}, dtype, device), no_weights = Tensor::zeros({3, 0}, dtype, device);
+      EXPECT_THAT(linear(no_channels, no_weights).data().to_vector<double>(), ::testing::Each(0));
+    }
 }
 
 TEST(Linear, NamesWhatDoesNotFit) {

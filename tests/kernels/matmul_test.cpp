@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/reference/matmul.h"
+#include "tests/support/devices.h"
 #include "tests/support/slices.h"
 #include "tests/support/threads.h"
 
@@ -28,19 +29,25 @@ std::vector<Flags> all_flags() {
 void expect_definition(int64_t m, int64_t n, int64_t k, Flags flags, DType in, DType out, double tolerance) {
   const Tensor a = random_slice(flags.transpose_a ? Shape{k, m} : Shape{m, k}, 1, 1.0, in);
   const Tensor b = random_slice(flags.transpose_b ? Shape{n, k} : Shape{k, n}, 2, 1.0, in);
-  const Tensor c = random_slice({m, n}, 3, 1.0, out);
 
   std::vector<double> a_mk = a.to_vector<double>(), b_kn = b.to_vector<double>(), expected(m * n);
   if (flags.transpose_a) a_mk = reference::transposed(a_mk, k, m);
   if (flags.transpose_b) b_kn = reference::transposed(b_kn, n, k);
-  if (flags.accumulate) expected = c.to_vector<double>();
+  if (flags.accumulate) expected = random_slice({m, n}, 3, 1.0, out).to_vector<double>();
   reference::add_product(a_mk, b_kn, expected, m, n, k);
 
-  launch(
-      Cpu{},
-      MatMul{.c = c, .a = a, .transpose_a = flags.transpose_a, .b = b, .transpose_b = flags.transpose_b, .accumulate = flags.accumulate});
-  EXPECT_TENSOR_NEAR(c, Tensor::from({m, n}, expected), tolerance) << fmt::format(
-      "m {} n {} k {} transpose {} {} accumulate {} {} -> {}", m, n, k, flags.transpose_a, flags.transpose_b, flags.accumulate, in, out);
+  for (const Device device : testing::devices(in)) {
+    const Tensor c = testing::on(device, random_slice({m, n}, 3, 1.0, out));
+    launch(device, MatMul{.c = c,
+                          .a = testing::on(device, a),
+                          .transpose_a = flags.transpose_a,
+                          .b = testing::on(device, b),
+                          .transpose_b = flags.transpose_b,
+                          .accumulate = flags.accumulate});
+    EXPECT_TENSOR_NEAR(c, Tensor::from({m, n}, expected), tolerance)
+        << fmt::format("m {} n {} k {} transpose {} {} accumulate {} {} -> {} {}", m, n, k, flags.transpose_a, flags.transpose_b,
+                       flags.accumulate, in, out, device.is_cuda() ? "on the GPU" : "on the host");
+  }
 }
 
 TEST(MatMul, MatchesTheDefinition) {
@@ -79,15 +86,17 @@ TEST(MatMul, FoldsAllDimsButTheLast) {
 }
 
 TEST(MatMul, SumsOfNothingAreZero) {
-  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
-    const Tensor c = Tensor::full({2, 3}, 7, dtype), a = Tensor::zeros({2, 0}, dtype), b = Tensor::zeros({0, 3}, dtype);
-    launch(Cpu{}, MatMul{.c = c, .a = a, .b = b, .accumulate = true});
-    EXPECT_THAT(c.to_vector<double>(), ::testing::Each(7));
-    launch(Cpu{}, MatMul{.c = c, .a = a, .b = b});
-    EXPECT_THAT(c.to_vector<double>(), ::testing::Each(0));
-    const Tensor nothing = Tensor::zeros({0, 3}, dtype);
-    launch(Cpu{}, MatMul{.c = nothing, .a = Tensor::zeros({0, 2}, dtype), .b = c});
-  }
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16})
+    for (const Device device : testing::devices(dtype)) {
+      const Tensor c = Tensor::full({2, 3}, 7, dtype, device), a = Tensor::zeros({2, 0}, dtype, device),
+                   b = Tensor::zeros({0, 3}, dtype, device);
+      launch(device, MatMul{.c = c, .a = a, .b = b, .accumulate = true});
+      EXPECT_THAT(c.to_vector<double>(), ::testing::Each(7));
+      launch(device, MatMul{.c = c, .a = a, .b = b});
+      EXPECT_THAT(c.to_vector<double>(), ::testing::Each(0));
+      const Tensor nothing = Tensor::zeros({0, 3}, dtype, device);
+      launch(device, MatMul{.c = nothing, .a = Tensor::zeros({0, 2}, dtype, device), .b = c});
+    }
 }
 
 TEST(MatMul, GivesTheSameBitsOnOneAndTwoThreads) {
@@ -103,6 +112,29 @@ TEST(MatMul, GivesTheSameBitsOnOneAndTwoThreads) {
         return Tensors{c};
       });
     }
+}
+
+// Among them few outputs of long sums, which a GPU cuts into parts.
+TEST(MatMul, GivesTheSameBitsEachTime) {
+  for (const auto& [m, n, k] : {std::array{64, 64, 4096}, {5, 33, 2048}, {300, 130, 500}})
+    for (const DType in : {DType::kFloat32, DType::kBFloat16})
+      for (const Device device : testing::devices()) {
+        const Tensor a = random_tensor({m, k}, 1, 1.0, in).to(device), b = random_tensor({k, n}, 2, 1.0, in).to(device);
+        const auto product = [&, m = m, n = n] {
+          const Tensor c = Tensor::full({m, n}, 0.5, DType::kFloat32, device);
+          launch(device, MatMul{.c = c, .a = a, .b = b, .accumulate = true});
+          return c.to_vector<float>();
+        };
+        const std::vector<float> first = product();
+        for (int time = 0; time < 3; ++time) EXPECT_EQ(product(), first);
+      }
+}
+
+TEST(MatMul, RefusesFp64OnAGpu) {
+  if (!available(Cuda{})) GTEST_SKIP() << "no GPU here";
+  const Tensor x = Tensor::zeros({2, 2}, DType::kFloat64, Cuda{});
+  EXPECT_THAT([&] { launch(Device(Cuda{}), MatMul{.c = x, .a = x, .b = x}); },
+              ::testing::ThrowsMessage<ShapeError>("matmul: expected fp32 or bf16 on a GPU, given fp64"));
 }
 
 TEST(MatMul, GivesTheSameBitsHoweverThreadsCutItsBlocks) {

@@ -51,6 +51,20 @@ TEST(RouterLogits, AreFp32AlsoOfBf16) {
                             logits, 1e-5, 4e-3);
 }
 
+// Few tokens and many, sums cut into parts, experts over the edge of a tile, views, one gradient only.
+TEST(RouterLogits, OfNarrowTypesStayNearDouble) {
+  for (const auto& [tokens, width, experts] : {std::array{1, 1, 1}, {70, 2100, 33}, {1100, 40, 70}})
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16})
+      for (const Argument::Kind kind : {Argument::kParameter, Argument::kConstant}) {
+        SCOPED_TRACE(width);
+        testing::expect_precision(
+            {{"x", random_slice({1, tokens, width}, 1, 1.0, dtype)},
+             {"weight", random_tensor({experts, width}, 2, 0.1, DType::kFloat32), kind},
+             {"bias", random_tensor({experts}, 3, 0.1, DType::kFloat32), Argument::kParameter}},
+            [](const Vars& in) { return Vars{router_logits(in[0], in[1], in[2])}; }, 1e-5, dtype == DType::kFloat32 ? 1e-5 : 4e-3);
+      }
+}
+
 TEST(RouterLogits, GiveTheSameBitsOnOneAndTwoThreads) {
   testing::expect_same_bits_on_one_and_two_threads([] {
     return testing::trace({{"x", random_slice({2, 500, 300}, 1, 1.0, DType::kBFloat16)},
@@ -62,10 +76,13 @@ TEST(RouterLogits, GiveTheSameBitsOnOneAndTwoThreads) {
 }
 
 TEST(RouterLogits, TakeNoTokens) {
-  const auto trace = testing::trace(
-      {{"x", Tensor::zeros({2, 0, 3}, DType::kFloat32)}, {"weight", random_tensor({4, 3}, 2, 1.0, DType::kFloat32), Argument::kParameter}},
-      [](const Vars& in) { return Vars{router_logits(in[0], in[1], {})}; });
-  EXPECT_EQ(trace.outputs[0].shape(), (Shape{2, 0, 4}));
+  for (const Device device : testing::devices()) {
+    const auto trace = testing::trace({{"x", Tensor::zeros({2, 0, 3}, DType::kFloat32, device)},
+                                       {"weight", random_tensor({4, 3}, 2, 1.0, DType::kFloat32).to(device), Argument::kParameter}},
+                                      [](const Vars& in) { return Vars{router_logits(in[0], in[1], {})}; },
+                                      {Tensor::zeros({2, 0, 4}, DType::kFloat32, device)});
+    EXPECT_EQ(trace.outputs[0].shape(), (Shape{2, 0, 4}));
+  }
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <array>
+
 #include "kernels/sinkhorn/sinkhorn.h"
 #include "tests/reference/router.h"
 #include "tests/support/precision.h"
@@ -60,7 +62,10 @@ Routed definition(const Case& c, const Numbers& logits) {
   return {{best}, {o.scale * reference::sigmoid(logits[best])}};
 }
 
-Routing run(const Case& c, const Var& logits) { return route(logits, c.options, bias_for(c, logits.dtype()), {}); }
+Routing run(const Case& c, const Var& logits) {
+  const Tensor bias = bias_for(c, logits.dtype());
+  return route(logits, c.options, bias ? bias.to(logits.data().device()) : bias, {});
+}
 
 TEST(Route, MatchesTheDefinitionOfEachRouter) {
   for (const Case& c : cases()) {
@@ -82,25 +87,27 @@ TEST(Route, BackwardMatchesFiniteDifferences) {
 }
 
 TEST(Route, TakesTheLowestIndexAmongEquals) {
-  for (Case c : cases()) {
-    const Tensor logits = Tensor::full({1, 2, c.experts}, 0.25, DType::kFloat64);
-    const Tensor bias = c.options.type == RouterType::kSigmoidBias ? Tensor::zeros({c.experts}, DType::kFloat64) : Tensor();
-    const Tensor expert = route(logits, c.options, bias, {}).expert;
-    for (int64_t slot = 0; slot < c.options.top_k; ++slot) EXPECT_EQ(expert.to_vector<int64_t>()[slot], slot);
-  }
+  for (const Device device : testing::devices())
+    for (Case c : cases()) {
+      const Tensor logits = Tensor::full({1, 2, c.experts}, 0.25, DType::kFloat32, device);
+      const Tensor bias = c.options.type == RouterType::kSigmoidBias ? Tensor::zeros({c.experts}, DType::kFloat32, device) : Tensor();
+      const Tensor expert = route(logits, c.options, bias, {}).expert;
+      for (int64_t slot = 0; slot < c.options.top_k; ++slot) EXPECT_EQ(expert.to_vector<int64_t>()[slot], slot);
+    }
 }
 
 TEST(Route, ChoosesDistinctExpertsWhateverTheLogits) {
   const double nan = std::nan(""), infinite = INFINITY;
-  for (const double value : {nan, infinite, -infinite})
-    for (const Case& c : cases()) {
-      const Tensor logits = random_tensor({1, c.experts}, 3);
-      logits.narrow(1, 0, (c.experts + 1) / 2).fill(value);
-      std::vector<int64_t> expert = run(c, logits).expert.to_vector<int64_t>();
-      std::sort(expert.begin(), expert.end());
-      EXPECT_TRUE(std::adjacent_find(expert.begin(), expert.end()) == expert.end());
-      EXPECT_TRUE(expert.front() >= 0 && expert.back() < c.experts);
-    }
+  for (const Device device : testing::devices())
+    for (const double value : {nan, infinite, -infinite})
+      for (const Case& c : cases()) {
+        const Tensor logits = random_tensor({1, c.experts}, 3, 1, DType::kFloat32).to(device);
+        logits.narrow(1, 0, (c.experts + 1) / 2).fill(value);
+        std::vector<int64_t> expert = run(c, logits).expert.to_vector<int64_t>();
+        std::sort(expert.begin(), expert.end());
+        EXPECT_TRUE(std::adjacent_find(expert.begin(), expert.end()) == expert.end());
+        EXPECT_TRUE(expert.front() >= 0 && expert.back() < c.experts);
+      }
 }
 
 TEST(Route, WeighsWhatIsAssigned) {
@@ -111,7 +118,17 @@ TEST(Route, WeighsWhatIsAssigned) {
   for (int64_t t = 0; t < 3; ++t)
     EXPECT_NEAR(routing.weight.data().to_vector<double>()[t], reference::sigmoid(token(logits, t)[assigned.to_vector<int64_t>()[t]]),
                 1e-15);
-  testing::expect_gradients({{"logits", logits}}, [&](const Vars& in) { return Vars{route(in[0], options, {}, assigned).weight}; });
+  const auto weights = [&](const Vars& in) { return Vars{route(in[0], options, {}, assigned.to(in[0].data().device())).weight}; };
+  testing::expect_gradients({{"logits", logits}}, weights);
+  testing::expect_precision({{"logits", logits.to(DType::kFloat32)}}, weights, 1e-5, 1e-5);
+}
+
+TEST(Route, ChoosesTheSameExpertsInFp32AsInFp64) {
+  for (const Device device : testing::devices())
+    for (const Case& c : cases()) {
+      const Tensor logits = random_tensor({2, 23, c.experts}, 1, 3.0, DType::kFloat32);
+      EXPECT_EQ(run(c, logits.to(device)).expert.to_vector<int64_t>(), run(c, logits.to(DType::kFloat64)).expert.to_vector<int64_t>());
+    }
 }
 
 // Whether the weights depend on the logits at all: what is normalised over one expert does not.
@@ -219,7 +236,7 @@ TEST(RouterLoss, Fp32MatchesFp64OnOneAndTwoThreads) {
   for (const LossCase& c : kLosses) {
     const Tensor logits = random_tensor({2, 3000, 8}, 1, 3.0, DType::kFloat32), load = expert_loads(route_for(c, logits).expert, 8);
     const auto loss = [&](const Vars& in) {
-      return Vars{router_loss(in[0], load.to(DType::kFloat64), {.type = c.type, .tokens = 3000, .balance = c.balance, .z = c.z})};
+      return Vars{router_loss(in[0], load.to(in[0].data().device()), {.type = c.type, .tokens = 3000, .balance = c.balance, .z = c.z})};
     };
     testing::expect_precision({{"logits", logits}}, loss, 1e-5, 1e-5);
     testing::expect_same_bits_on_one_and_two_threads([&] { return testing::trace({{"logits", logits}}, loss).all(); });
@@ -227,15 +244,20 @@ TEST(RouterLoss, Fp32MatchesFp64OnOneAndTwoThreads) {
 }
 
 TEST(ExpertLoads, CountTheSlotsOfEachRow) {
-  const Tensor load = expert_loads(Tensor::from<int64_t>({2, 2, 2}, {0, 2, 0, 1, 3, 2, 2, 3}), 5);
-  EXPECT_EQ(load.to_vector<double>(), (std::vector<double>{2, 1, 1, 0, 0, 0, 0, 2, 2, 0}));
+  for (const Device device : testing::devices()) {
+    const Tensor load = expert_loads(Tensor::from<int64_t>({2, 2, 2}, {0, 2, 0, 1, 3, 2, 2, 3}).to(device), 5);
+    EXPECT_EQ(load.to_vector<double>(), (std::vector<double>{2, 1, 1, 0, 0, 0, 0, 2, 2, 0}));
+    EXPECT_EQ(expert_loads(Tensor::full({3, 3000, 2}, 1, DType::kInt64, device), 2).to_vector<double>(),
+              (std::vector<double>{0, 6000, 0, 6000, 0, 6000}));
+    EXPECT_EQ(expert_loads(Tensor::zeros({1, 0, 2}, DType::kInt64, device), 2).to_vector<double>(), (std::vector<double>{0, 0}));
+  }
 }
 
 // ---- Sinkhorn
 
 Tensor sinkhorn(const Tensor& logits, int64_t iterations) {
-  const Tensor expert = Tensor::empty(logits.shape().first(2), DType::kInt64);
-  launch(Cpu{}, Sinkhorn{.expert_BT = expert, .logits_BTE = logits, .iterations = iterations});
+  const Tensor expert = Tensor::empty(logits.shape().first(2), DType::kInt64, logits.device());
+  launch(logits.device(), Sinkhorn{.expert_BT = expert, .logits_BTE = logits, .iterations = iterations});
   return expert;
 }
 
@@ -250,6 +272,15 @@ TEST(Sinkhorn, MatchesTheDefinition) {
   }
 }
 
+TEST(Sinkhorn, OfFp32IsThatOfFp64) {
+  for (const Device device : testing::devices())
+    for (const auto& [rows, tokens, experts, iterations] : {std::array{1, 1, 1, 3}, {3, 37, 5, 1}, {2, 700, 70, 8}}) {
+      const Tensor logits = random_tensor({rows, tokens, experts}, 1, 2.0, DType::kFloat32);
+      EXPECT_EQ(sinkhorn(logits.to(device), iterations).to_vector<int64_t>(),
+                sinkhorn(logits.to(DType::kFloat64), iterations).to_vector<int64_t>());
+    }
+}
+
 TEST(Sinkhorn, EvensOutASkewedLoad) {
   const Tensor logits = random_tensor({1, 400, 4}, 1, 1.0, DType::kFloat32);
   logits.narrow(2, 1, 1).add(Tensor::full({1, 400, 1}, 3, DType::kFloat32));  // all prefer expert 1
@@ -262,8 +293,10 @@ TEST(Sinkhorn, EvensOutASkewedLoad) {
 }
 
 TEST(Sinkhorn, TakesExtremeAndEmptyRows) {
-  EXPECT_EQ(sinkhorn(Tensor::from<float>({1, 1, 3}, {-1e30f, 1e30f, 0}), 8).to_vector<int64_t>(), std::vector<int64_t>{1});
-  EXPECT_EQ(sinkhorn(Tensor::zeros({2, 0, 3}, DType::kFloat32), 8).numel(), 0);
+  for (const Device device : testing::devices()) {
+    EXPECT_EQ(sinkhorn(Tensor::from<float>({1, 1, 3}, {-1e30f, 1e30f, 0}).to(device), 8).to_vector<int64_t>(), std::vector<int64_t>{1});
+    EXPECT_EQ(sinkhorn(Tensor::zeros({2, 0, 3}, DType::kFloat32, device), 8).numel(), 0);
+  }
 }
 
 }  // namespace

@@ -51,6 +51,17 @@ const Case kLarge = {
     "large", 2, 150, 2, 150, 5, {{.row = 0, .length = 150}, {.row = 1, .length = 70}, {.row = 1, .begin = 70, .length = 80, .enters = 0}},
     true,    1};
 
+// As many states as mixers have, and more than that; channels and states that packs of sixteen bytes divide, or only one of them.
+std::vector<Case> cases_of_many_states() {
+  const Runs pieces = {{.row = 0, .length = 70}, {.row = 0, .begin = 70, .length = 5}, {.row = 1, .length = 75, .enters = 0}};
+  return {
+      {"sixteen states", 2, 75, 2, 136, 16, pieces, true, 1},
+      {"forty states", 2, 75, 2, 8, 40, pieces, true, 1},
+      {"seventeen states", 2, 75, 1, 8, 17, pieces, false, 1},
+      {"sixteen states, odd channels", 1, 12, 1, 5, 16, kDocuments},
+  };
+}
+
 // In the order of the op's inputs; x is dense, the others are slices.
 std::vector<Argument> arguments(const Case& k, double step_scale = 1) {
   const Shape channels{k.rows, k.tokens, k.channels()};
@@ -104,8 +115,15 @@ std::vector<Case> all_cases() {
   return all;
 }
 
+std::vector<Argument> densely(std::vector<Argument> arguments) {
+  for (Argument& argument : arguments) argument.value = argument.value.packed();
+  return arguments;
+}
+
 TEST(SelectiveScan, MatchesTheRecurrence) {
-  for (const Case& k : all_cases()) {
+  std::vector<Case> all = all_cases();
+  for (const Case& k : cases_of_many_states()) all.push_back(k);
+  for (const Case& k : all) {
     const Vars in = constants(arguments(k));
     const auto values = [&](size_t i) { return in[i].data().to_vector<double>(); };
     const reference::SelectiveScan definition{.tokens = k.tokens,
@@ -163,6 +181,15 @@ TEST(SelectiveScan, LowerPrecisionsMatchDouble) {
   }
 }
 
+TEST(SelectiveScan, LowerPrecisionsMatchDoubleForManyStates) {
+  for (const Case& k : cases_of_many_states())
+    for (const auto& given : {arguments(k), densely(arguments(k))}) {
+      SCOPED_TRACE(k.name);
+      testing::expect_precision(rounded(given, DType::kFloat32), both_outputs(k), 1e-5, 1e-5);
+      testing::expect_precision(rounded(given, DType::kBFloat16), both_outputs(k), 1e-2, 2e-2);
+    }
+}
+
 TEST(SelectiveScan, KeepsItsPrecisionWhereStatesDecayFast) {
   testing::expect_precision(rounded(arguments(kLarge, 100), DType::kFloat32), both_outputs(kLarge), 1e-5, 1e-5);
 }
@@ -203,14 +230,28 @@ Case entered(Case k) {
   return k;
 }
 
+// decay and left
+Tensors summary(const Case& k, const Vars& in) {
+  const Tensor states = Tensor::empty({std::ssize(k.runs), k.channels(), k.states}, wide(in[0].dtype()), in[0].data().device());
+  const Tensor decay = empty_like(states), left = empty_like(states);
+  launch(decay.device(), SelectiveScanSummary{.decay = decay, .left = left, .in = operands_of(inputs(k, in))()});
+  return {decay, left};
+}
+
+Tensor adjoint(const Case& k, const Vars& in, const Tensor& dy) {
+  const Tensor given = Tensor::empty({std::ssize(k.runs), k.channels(), k.states}, wide(in[0].dtype()), dy.device());
+  launch(dy.device(), SelectiveScanAdjoint{.d_entering = given, .dy = dy, .in = operands_of(inputs(k, in))()});
+  return given;
+}
+
 TEST(SelectiveScanSummary, IsWhatRunsDoToAnyState) {
   for (const Case& k : all_cases()) {
     SCOPED_TRACE(k.name);
     const Case with_states = entered(k);
     const Vars in = constants(arguments(with_states));
-    const Tensor h0 = in.back().data(), decay = empty_like(h0), left = empty_like(h0);
-    launch(Cpu{}, SelectiveScanSummary{.decay = decay, .left = left, .in = operands_of(inputs(k, in))()});
-    const auto h = h0.to_vector<double>(), d = decay.to_vector<double>(), l = left.to_vector<double>();
+    const Tensor h0 = in.back().data();
+    const Tensors given = summary(with_states, in);
+    const auto h = h0.to_vector<double>(), d = given[0].to_vector<double>(), l = given[1].to_vector<double>();
     std::vector<double> leaving;
     for (size_t i = 0; i < h.size(); ++i) leaving.push_back(d[i] * h[i] + l[i]);
     EXPECT_TENSOR_NEAR(scan(with_states, in).leaving.data(), Tensor::from(h0.shape(), leaving), 1e-12);
@@ -224,11 +265,34 @@ TEST(SelectiveScanAdjoint, IsTheGradientOfTheStatesThatEnter) {
     Vars in = constants(arguments(with_states));
     Tape tape;
     in.back() = tape.input(in.back().data());
-    const Tensor dy = random_tensor(in[0].shape(), 9), given = empty_like(in.back().data());
+    const Tensor dy = random_tensor(in[0].shape(), 9);
     const Tensor expected = tape.backward({scan(with_states, in).y}, {dy})[0];
-    launch(Cpu{}, SelectiveScanAdjoint{.d_entering = given, .dy = dy, .in = operands_of(inputs(k, in))()});
-    EXPECT_TENSOR_NEAR(given, expected, 1e-12);
+    EXPECT_TENSOR_NEAR(adjoint(with_states, in, dy), expected, 1e-12);
   }
+}
+
+Vars on(Device device, const std::vector<Argument>& arguments) {
+  Vars there;
+  for (const Argument& argument : arguments) there.push_back(testing::on(device, argument.value));
+  return there;
+}
+
+TEST(SelectiveScan, SummaryAndAdjointMatchDoubleInLowerPrecisions) {
+  std::vector<Case> all = all_cases();
+  for (const Case& k : cases_of_many_states()) all.push_back(k);
+  for (const Case& k : all)
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16})
+      for (const Device device : testing::devices()) {
+        SCOPED_TRACE(fmt::format("{}, {}, {}", k.name, dtype, device.is_cuda() ? "on the GPU" : "on the host"));
+        const auto narrow = rounded(arguments(k), dtype);
+        auto exact = narrow;
+        for (Argument& argument : exact) argument.value = argument.value.to(DType::kFloat64);
+        const Tensor dy = random_tensor({k.rows, k.tokens, k.channels()}, 9, 1, dtype);
+        const Tensors given = summary(k, on(device, narrow)), expected = summary(k, constants(exact));
+        for (size_t i = 0; i < 2; ++i) EXPECT_TENSOR_NEAR(given[i], expected[i], 1e-5) << i;
+        EXPECT_TENSOR_NEAR(adjoint(k, on(device, narrow), testing::on(device, dy)), adjoint(k, constants(exact), dy.to(DType::kFloat64)),
+                           1e-5);
+      }
 }
 
 TEST(SelectiveScan, GivesTheSameBitsForAnyNumberOfThreads) {
@@ -258,8 +322,11 @@ TEST(SelectiveScan, AddsToTheGradientsOfItsParameters) {
 TEST(SelectiveScan, TakesEmptyTensors) {
   const Case no_tokens{"no tokens", 2, 0, 1, 3, 2, {}}, no_states{"no states", 1, 4, 1, 3, 0, {{.length = 4}}},
       no_channels{"no channels", 1, 4, 1, 0, 2, {{.length = 4}}}, empty_run{"an empty run", 1, 4, 1, 2, 2, {{.length = 0}, {.length = 4}}};
-  for (const Case& k : {no_tokens, no_states, no_channels, empty_run})
+  for (const Case& k : {no_tokens, no_states, no_channels, empty_run}) {
     EXPECT_EQ(testing::trace(arguments(k), both_outputs(k)).outputs[0].shape(), (Shape{k.rows, k.tokens, k.channels()})) << k.name;
+    SCOPED_TRACE(k.name);
+    testing::expect_precision(rounded(arguments(k), DType::kFloat32), both_outputs(k), 1e-5, 1e-5);
+  }
 }
 
 TEST(SelectiveScan, RefusesOperandsThatDoNotFit) {

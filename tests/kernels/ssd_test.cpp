@@ -6,6 +6,7 @@
 #include "tests/reference/ssd.h"
 #include "tests/support/affine_scan_op.h"
 #include "tests/support/finite_difference.h"
+#include "tests/support/precision.h"
 
 namespace ropewalk {
 namespace {
@@ -263,6 +264,74 @@ TEST(Ssd, LowerPrecisionsMatchDouble) {
       EXPECT_TENSOR_NEAR(half[i], exact[i], i < 2 ? 1e-2 : 2e-2) << k.name << ", result " << i;
     }
   }
+}
+
+// What only large operands meet: chunks of several tiles, the last of them cut; widths and states that no tile divides, or that several
+// hold.
+std::vector<Case> many_tiles() {
+  const auto row = [](int64_t tokens) { return Runs{{.length = tokens}}; };
+  return {
+      {"several blocks of tokens", 1, 150, 2, 24, 1, 40, 150, row(150)},
+      {"several tiles of a state", 1, 70, 2, 72, 1, 136, 70, row(70)},
+      {"states beyond what a block of threads holds", 1, 20, 1, 8, 1, 272, 20, row(20)},
+      {"documents",
+       2,
+       100,
+       6,
+       16,
+       2,
+       16,
+       64,
+       {{.length = 99}, {.begin = 99, .length = 1}, {.row = 1, .length = 30}, {.row = 1, .begin = 30, .length = 70}}},
+  };
+}
+
+// Operands in `dtype`, parameters and h0 in fp32.
+std::vector<Argument> narrow_arguments(const Case& k, DType dtype, bool packed) {
+  Inputs in(k);
+  for (Tensor* x : {&in.v, &in.b, &in.c}) {
+    const Tensor narrow = x->to(dtype);
+    if (packed) {
+      *x = narrow;
+      continue;
+    }
+    *x = Tensor::empty(x->shape().with(-1, x->dim(-1) + 1), dtype).narrow(-1, 1, x->dim(-1));
+    x->copy_from(narrow);
+  }
+  in.dt = in.dt.to(dtype);
+  for (Tensor* x : {&in.a_log, &in.dt_bias, &in.d_skip}) *x = x->to(DType::kFloat32);
+  std::vector<Argument> arguments = in.arguments();
+  arguments.push_back({"h0", random_tensor(states_shape(k, chunk_count(k)), 6).to(DType::kFloat32)});
+  return arguments;
+}
+
+void expect_narrow_precision(const Case& k) {
+  for (const auto& [dtype, output, gradient] : {std::tuple{DType::kFloat32, 1e-5, 1e-5}, {DType::kBFloat16, 1e-2, 2e-2}})
+    for (const bool packed : {true, false}) {
+      SCOPED_TRACE(std::string(k.name) + ", " + name_of(dtype) + (packed ? "" : ", slices"));
+      auto arguments = narrow_arguments(k, dtype, packed);
+      const auto outputs = [&](const Vars& x) { return Vars{ssd_chunk_outputs(inputs(x, k), x[7])}; };
+      testing::expect_precision(arguments, outputs, output, gradient);
+      arguments.pop_back();
+      testing::expect_precision(
+          arguments, [&](const Vars& x) { return Vars{ssd_chunk_outputs(inputs(x, k), Var())}; }, output, gradient);
+      arguments.pop_back();  // states know no skip and no c
+      arguments.erase(arguments.begin() + 3);
+      const auto states = [&](const Vars& x) {
+        const SsdStates states = ssd_chunk_states(inputs({x[0], x[1], x[2], Var(), x[3], x[4], Var()}, k));
+        return Vars{states.decay, states.local};
+      };
+      testing::expect_precision(arguments, states, output, gradient);
+    }
+}
+
+TEST(Ssd, LowerPrecisionsMatchDoubleOnEveryDevice) {
+  for (const Case& k : cases()) expect_narrow_precision(k);
+  expect_narrow_precision(kLarge);
+}
+
+TEST(Ssd, LowerPrecisionsMatchDoubleOverManyTiles) {
+  for (const Case& k : many_tiles()) expect_narrow_precision(k);
 }
 
 TEST(Ssd, KeepsItsPrecisionWhereStatesDecayFast) {

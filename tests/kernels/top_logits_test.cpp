@@ -4,6 +4,7 @@
 
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/tensor/philox.h"
+#include "tests/support/precision.h"
 
 namespace ropewalk {
 namespace {
@@ -21,9 +22,9 @@ struct Tops {
 };
 
 Tops tops_of(const Tensor& x, const Tensor& weight, const std::vector<int64_t>& targets, int64_t first_row = 0) {
-  const Tensor target = Tensor::from({static_cast<int64_t>(targets.size())}, targets);
-  const Tensor logit = Tensor::empty(target.shape(), wide(x.dtype())), row = empty_like(target);
-  launch(Cpu{}, TopLogits{.top_logit = logit, .top_row = row, .x = x, .weight = weight, .target = target, .first_row = first_row});
+  const Tensor target = Tensor::from({static_cast<int64_t>(targets.size())}, targets).to(x.device());
+  const Tensor logit = Tensor::empty(target.shape(), wide(x.dtype()), x.device()), row = empty_like(target);
+  launch(x.device(), TopLogits{.top_logit = logit, .top_row = row, .x = x, .weight = weight, .target = target, .first_row = first_row});
   return {logit.to_vector<double>(), row.to_vector<int64_t>()};
 }
 
@@ -46,17 +47,37 @@ TEST(TopLogits, AreTheLargestOfEachScoredToken) {
   }
 }
 
+TEST(TopLogits, OfNarrowTypesAreThoseOfTheSameNumbersInDouble) {
+  constexpr int64_t kTokens = 133;
+  std::vector<int64_t> targets(kTokens, 4);
+  targets[5] = targets[131] = kIgnored;
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16})
+    for (const int64_t width : {1, 21, 64}) {
+      const Tensor x = random_values({kTokens, width}, "x").to(dtype), weight = random_values({700, width}, "weight").to(dtype);
+      const Tops expected = tops_of(x.to(DType::kFloat64), weight.to(DType::kFloat64), targets, 7);
+      for (const Device device : testing::devices()) {
+        const Tops given = tops_of(x.to(device), weight.to(device), targets, 7);
+        EXPECT_EQ(given.rows, expected.rows);
+        for (size_t t = 0; t < targets.size(); ++t) EXPECT_NEAR(given.logits[t], expected.logits[t], 1e-5 * std::abs(expected.logits[t]));
+      }
+    }
+}
+
 TEST(TopLogits, AreTheFirstOfEqualOnes) {
-  const Tensor x = Tensor::full({2, 3}, 1, DType::kFloat32), weight = Tensor::full({1500, 3}, 2, DType::kFloat32);
-  EXPECT_EQ(tops_of(x, weight, {0, 0}).rows, (std::vector<int64_t>{0, 0}));
-  weight.narrow(0, 1200, 300).fill(3);
-  EXPECT_EQ(tops_of(x, weight, {0, 0}).rows, (std::vector<int64_t>{1200, 1200}));
+  for (const Device device : testing::devices()) {
+    const Tensor x = Tensor::full({2, 3}, 1, DType::kFloat32, device), weight = Tensor::full({1500, 3}, 2, DType::kFloat32, device);
+    EXPECT_EQ(tops_of(x, weight, {0, 0}).rows, (std::vector<int64_t>{0, 0}));
+    weight.narrow(0, 1200, 300).fill(3);
+    EXPECT_EQ(tops_of(x, weight, {0, 0}).rows, (std::vector<int64_t>{1200, 1200}));
+  }
 }
 
 TEST(TopLogits, AreNoneWithoutRowsOrScoredTokens) {
-  const Tensor x = Tensor::full({2, 3}, 1, DType::kFloat32);
-  EXPECT_EQ(tops_of(x, Tensor::zeros({0, 3}, DType::kFloat32), {0, 0}).rows, (std::vector<int64_t>{-1, -1}));
-  EXPECT_EQ(tops_of(x, Tensor::zeros({4, 3}, DType::kFloat32), {kIgnored, kIgnored}).rows, (std::vector<int64_t>{-1, -1}));
+  for (const Device device : testing::devices()) {
+    const Tensor x = Tensor::full({2, 3}, 1, DType::kFloat32, device);
+    EXPECT_EQ(tops_of(x, Tensor::zeros({0, 3}, DType::kFloat32, device), {0, 0}).rows, (std::vector<int64_t>{-1, -1}));
+    EXPECT_EQ(tops_of(x, Tensor::zeros({4, 3}, DType::kFloat32, device), {kIgnored, kIgnored}).rows, (std::vector<int64_t>{-1, -1}));
+  }
 }
 
 }  // namespace

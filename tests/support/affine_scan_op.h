@@ -9,7 +9,8 @@ namespace ropewalk::testing {
 // Gives {entering, leaving}. An empty start counts as zeros.
 inline Vars affine_scan(const Var& decay, const Var& local, const Var& start, const std::vector<int64_t>& first_chunk) {
   const Tensor entering = empty_like(local.data()), none;
-  const Tensor leaving = Tensor::empty(local.shape().with(0, static_cast<int64_t>(first_chunk.size()) - 1), local.dtype());
+  const Tensor leaving =
+      Tensor::empty(local.shape().with(0, static_cast<int64_t>(first_chunk.size()) - 1), local.dtype(), local.data().device());
   launch(leaving.device(), AffineScanForward{.entering = entering,
                                              .leaving = leaving,
                                              .total_decay = none,
@@ -19,7 +20,8 @@ inline Vars affine_scan(const Var& decay, const Var& local, const Var& start, co
                                              .first_chunk = first_chunk});
   return record("affine_scan", {decay, local, start}, {entering, leaving}, [decay = decay.data(), entering, first_chunk](Backprop& b) {
     const Tensor d_decay = empty_like(decay), d_local = empty_like(entering);
-    const Tensor d_start = Tensor::empty(entering.shape().with(0, static_cast<int64_t>(first_chunk.size()) - 1), entering.dtype());
+    const Tensor d_start =
+        Tensor::empty(entering.shape().with(0, static_cast<int64_t>(first_chunk.size()) - 1), entering.dtype(), entering.device());
     launch(d_decay.device(), AffineScanBackward{.d_decay = d_decay,
                                                 .d_local = d_local,
                                                 .d_start = d_start,

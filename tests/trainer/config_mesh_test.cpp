@@ -55,6 +55,15 @@ TEST(ResolveMesh, RefusesSizesThatDoNotDivide) {
   EXPECT_EQ(message("expert: 4", 4, {moe}), ".expert: expected a divisor of model.blocks.F.experts (6, command line), given 4; try 1 or 2");
   EXPECT_EQ(message("tensor: 4, expert_tensor: true", 4, {moe}),
             ".tensor: expected a divisor of model.blocks.F.hidden (6, command line), given 4; try 1 or 2");
+  EXPECT_EQ(
+      message("tensor: 4", 4, {"model.blocks.F={ffn: moe, router: softmax_topk, experts: 6, top_k: 2, hidden: 6, shared: {hidden: 10}}"}),
+      ".tensor: expected a divisor of model.blocks.F.shared.hidden (10, command line), given 4; try 1 or 2");
+  EXPECT_EQ(message("tensor: 3", 3,
+                    {"model.blocks.A={mixer: attention, heads: 3, head_dim: 8}", "model.blocks.M={mixer: mamba1, expand: 1}",
+                     "model.blocks.F.hidden=129"}),
+            ".tensor: expected a divisor of model.blocks.M.expand x model.d_model (64, command line), given 3; try 1");
+  EXPECT_EQ(message("tensor: 4", 4, {"model.d_model=96", "model.blocks.M={mixer: mamba1, expand: 2, heads: 6}"}),
+            ".tensor: expected a divisor or a multiple of model.blocks.M.heads (6, command line), given 4; try 1 or 2");
   EXPECT_EQ(message("tensor: 4", 4, {"model.blocks.F.hidden=130"}),
             ".tensor: expected a divisor of model.blocks.F.hidden (130, command line), given 4; try 1 or 2");
   EXPECT_EQ(message("tensor: 4", 4, {"data.seq_len=126"}),

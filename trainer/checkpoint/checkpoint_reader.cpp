@@ -64,7 +64,10 @@ void CheckpointReader::read(const Box& into) {
     throw CheckpointError("{}: tensor {}: expected {} {}, found {}; name a checkpoint of this model by run.resume=PATH", folder_,
                           into.tensor, into.data.dtype(), into.global,
                           tensor ? fmt::format("{} {}", tensor->dtype, tensor->shape) : "none of that name");
-  for (const StoredBox& box : tensor->boxes) copy(*tensor, box, into);
+  Box here = into;
+  if (into.data.device().is_cuda()) here.data = Tensor::empty(into.data.shape(), into.data.dtype());
+  for (const StoredBox& box : tensor->boxes) copy(*tensor, box, here);
+  if (into.data.device().is_cuda()) into.data.copy_from(here.data);
 }
 
 void CheckpointReader::copy(const TensorEntry& tensor, const StoredBox& box, const Box& into) {

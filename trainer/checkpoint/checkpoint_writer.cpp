@@ -55,7 +55,8 @@ Manifest write_shard(const std::string& folder, const std::string& name, const C
   for (size_t i = 0; i < boxes.size(); ++i) {
     deadline.extend();
     const Box& box = *boxes[i];
-    file.append({static_cast<const char*>(box.data.raw()), static_cast<size_t>(box.data.bytes())});
+    const Tensor data = box.data.to(Device());
+    file.append({static_cast<const char*>(data.raw()), static_cast<size_t>(data.bytes())});
     add(entries, {box.tensor, box.data.dtype(), box.global, {{.file = 0, .offset = header.entries[i].offset, .region = box.region()}}});
   }
   deadline.extend();
@@ -161,6 +162,10 @@ std::vector<Box> copies_of(const std::vector<Box>& boxes) {
   std::vector<Copy> pieces;
   for (size_t i = 0; i < boxes.size(); ++i) {
     check_box(boxes[i]);
+    if (boxes[i].data.device().is_cuda()) {
+      copies[i].data = boxes[i].data.to(Device());
+      continue;
+    }
     copies[i].data = empty_like(boxes[i].data);
     char* const to = static_cast<char*>(copies[i].data.raw());
     const char* const from = static_cast<const char*>(boxes[i].data.raw());

@@ -2,6 +2,7 @@
 #include <limits>
 #include <set>
 
+#include "kernels/tensor/memory.h"
 #include "trainer/config/sections.h"
 
 namespace ropewalk {
@@ -43,10 +44,13 @@ std::optional<double> read_peak(const Node& node) {
   return node.number(kPositive);
 }
 
-void read_device(const Node& node) {
-  enum Device { kAuto, kCpu, kCuda };
-  const Device device = node.choice<Device>({{"auto", kAuto}, {"cpu", kCpu}, {"cuda", kCuda}}, kAuto);
-  if (device == kCuda) throw node.error("this build has no CUDA back end; expected auto or cpu");
+DeviceChoice read_device(const Node& node) {
+  using enum DeviceChoice;
+  const DeviceChoice device = node.choice<DeviceChoice>({{"auto", kAuto}, {"cpu", kCpu}, {"cuda", kCuda}}, kAuto);
+  if (device != kCuda) return device;
+  if (!kHasCuda) throw node.error("this build has no CUDA back end (cmake --preset cuda makes one that has); expected auto or cpu");
+  if (!available(Cuda{})) throw node.error("this machine has no GPU that CUDA can use; expected auto or cpu");
+  return device;
 }
 
 PipelineSchedule read_schedule(const Node& node, int virtual_stages) {
@@ -149,7 +153,7 @@ RunOptions read_run(const Node& node, const std::string& default_dir) {
       node["resume"]
           .about("`auto`: from the newest checkpoint; `never`; `branch`: with changes that make it another run; or a checkpoint's folder.")
           .text(run.resume);
-  read_device(node["device"].about("Where to compute."));
+  run.device = read_device(node["device"].about("Where to compute: auto is a GPU where there is one, for one rank in bf16 or fp32."));
   run.timeout = node["timeout"]
                     .about("Seconds without progress after which a job ends itself, naming what it waited for.")
                     .number(kPositive, run.timeout);

@@ -3,7 +3,6 @@
 // (tests/gpusim/stream.h), device memory cannot be read outside of that (tests/gpusim/memory.h).
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -71,7 +70,6 @@ unsigned __match_any_sync(unsigned mask, T x) {
     if ((mask >> i & 1) && all[i] == x) bits |= 1u << i;
   return bits;
 }
-inline int __popc(unsigned bits) { return std::popcount(bits); }
 
 // Fibers change only at barriers: between them a thread is alone.
 template <class T>
@@ -81,6 +79,7 @@ T atomicAdd(T* at, T x) {
   return before;
 }
 
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float x, float y) { return x / y; }
@@ -99,6 +98,11 @@ enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4, cudaMemPoolAttrReser
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
 
+struct cudaDeviceProp {
+  char name[256];
+  size_t totalGlobalMem;
+  int major, minor, multiProcessorCount;
+};
 using cudaStream_t = gpusim::Stream*;
 using cudaEvent_t = gpusim::Event*;
 using cudaMemPool_t = struct CudaMemPool*;
@@ -112,6 +116,9 @@ const char* cudaGetErrorString(cudaError_t code);
 const char* cudaGetErrorName(cudaError_t code);
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device);
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
 cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);

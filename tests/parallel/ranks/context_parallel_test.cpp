@@ -15,7 +15,7 @@ using testing::random_tensor;
 using testing::relative_error;
 using testing::world;
 
-constexpr int64_t kTokens = 24, kRows = 2;
+constexpr int64_t kTokens = 48, kRows = 2;  // pieces of three tokens: four pieces on each of four ranks, two on each of eight
 constexpr double kTolerance = 1e-12;
 
 // A microbatch of whole rows, dealt to the ranks of a group.
@@ -56,25 +56,34 @@ Begins random_documents(uint64_t seed) {
 std::vector<Begins> document_sets() {
   std::vector<Begins> sets = {
       {{0}, {0}},                                   // one document over all ranks
-      {{0, 2, 3, 4, 12, 17, 23}, {0, 11, 12, 13}},  // before, on and after a cut
-      {{0, 5, 6, 7, 19}, {0, 1, 2, 3, 9, 10}},      // documents of one token
-      {{0, 12}, {0, 6, 12, 18}},                    // nothing crosses a cut of two ranks, of four
-      {{0, 3, 6, 9, 12, 15, 18, 21}, {0, 22}},
+      {{0, 2, 3, 4, 24, 35, 47}, {0, 23, 24, 25}},  // before, on and after a cut
+      {{0, 5, 6, 7, 41}, {0, 1, 2, 3, 17, 18}},     // documents of one token
+      {{0, 24}, {0, 12, 24, 36}},                   // nothing crosses a cut of two ranks, of four
+      {{0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 42, 45}, {0, 46}},
   };
   for (uint64_t seed = 0; seed < 8; ++seed) sets.push_back(random_documents(seed));
   return sets;
 }
 
-// Over one, two and four ranks, one and two pieces a rank and row.
+// Over one rank, two, four, .. all, one, two and four pieces a rank and row.
 template <class Body>
 void for_each_dealing(const Body& body) {
-  const Group pair = world().split(world().rank() / 2);
-  for (const Group& group : {Group(), pair, world()})
-    for (const int64_t pieces : {1, 2})
+  std::vector<Group> groups = {Group()};
+  for (int ranks = 2; ranks <= world().size(); ranks *= 2) groups.push_back(world().split(world().rank() / ranks));
+  for (const Group& group : groups)
+    for (int64_t pieces = 1; pieces <= 4 && group.size() * pieces <= 16; pieces *= 2)
       for (const Begins& begins : document_sets()) {
         SCOPED_TRACE(fmt::format("{} ranks, {} pieces, documents {}", group.size(), pieces, ::testing::PrintToString(begins)));
         body(Dealt(group, pieces, begins));
       }
+}
+
+// Each rank's piece of a row opens a document.
+Begins documents_at_cuts() {
+  Begins begins(kRows);
+  for (std::vector<int64_t>& row : begins)
+    for (int64_t rank = 0; rank < world().size(); ++rank) row.push_back(rank * kTokens / world().size());
+  return begins;
 }
 
 TEST(EnterHalo, IsWhatStandsBeforeEachPiece) {
@@ -107,10 +116,10 @@ TEST(EnterHalo, TakesASliceOfAProjection) {
 }
 
 TEST(EnterHalo, IsEmptyWhereNothingCanEnter) {
-  const Var x = random_tensor({kRows, kTokens / 4, 3}, 1);
+  const Var x = random_tensor({kRows, kTokens / world().size(), 3}, 1);
   const int64_t before = world().bytes_sent();
   EXPECT_FALSE(enter_halo(x, 0, Dealt(world(), 1, {{0}, {0}}).context(), 0));
-  EXPECT_FALSE(enter_halo(x, 3, Dealt(world(), 1, {{0, 6, 12, 18}, {0, 6, 12, 18}}).context(), 0));
+  EXPECT_FALSE(enter_halo(x, 3, Dealt(world(), 1, documents_at_cuts()).context(), 0));
   EXPECT_EQ(world().bytes_sent(), before);
 }
 
@@ -162,7 +171,7 @@ TEST(EnterState, SendsBytesThatDoNotDependOnTheLength) {
 
 TEST(EnterState, IsSilentWhereNothingCanEnter) {
   const States states;
-  const Dealt dealt(world(), 1, {{0, 6, 12, 18}, {0, 6, 12, 18}});
+  const Dealt dealt(world(), 1, documents_at_cuts());
   const int64_t before = world().bytes_sent();
   Tape tape;
   const Var decay = tape.input(States::chunks(dealt, states.decay)), local = tape.input(States::chunks(dealt, states.local));

@@ -173,7 +173,7 @@ int micro_batch(const Degrees& mesh) {
   return rows % 2 == 0 ? rows / 2 : 1;
 }
 
-ParityCase parity_case(const Degrees& mesh, const Choice& choice) {
+ParityCase parity_case(const std::string& model, const Degrees& mesh, const Choice& choice) {
   const auto word = [&](Option option) { return kWords[option].values[choice[option]]; };
   const std::string degrees = fmt::format("pipeline: {}, data: {}, context: {}, tensor: {}, expert: {}", mesh.pipeline, mesh.data,
                                           mesh.context, mesh.tensor, mesh.expert);
@@ -185,11 +185,30 @@ ParityCase parity_case(const Degrees& mesh, const Choice& choice) {
   return {.name = fmt::format("{}; {}, zero {}{}{}{}{}", mesh.describe(), word(kSchedule), word(kZero),
                               choice[kSequence] ? ", whole sequence" : "", choice[kRecompute] ? ", recompute" : "",
                               choice[kRuns] ? ", two runs" : "", choice[kExpertTensor] ? ", expert tensor" : ""),
-          .config = fmt::format("{}{}parallel: {{{}, {}}}\n", kModel, train, degrees, options),
+          .config = fmt::format("{}{}parallel: {{{}, {}}}\n", model, train, degrees, options),
           .ranks = mesh.ranks()};
 }
 
+std::string with(std::string text, const std::string& what, const std::string& instead) {
+  for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + instead.size()))
+    text.replace(at, what.size(), instead);
+  return text;
+}
+
 }  // namespace
+
+std::vector<ParityCase> copied_groups_and_heads() {
+  const Degrees mesh{.pipeline = 1, .data = 1, .context = 1, .tensor = 8, .expert = 1};
+  std::vector<ParityCase> cases;
+  for (const int groups : {1, 2})
+    for (const int kv_heads : {1, 2}) {
+      const std::string model =
+          with(with(kModel, "groups: 1,", fmt::format("groups: {},", groups)), "kv_heads: 1,", fmt::format("kv_heads: {},", kv_heads));
+      cases.push_back(parity_case(model, mesh, Choice{}));
+      cases.back().name += fmt::format("; groups {}, kv_heads {}", groups, kv_heads);
+    }
+  return cases;
+}
 
 std::vector<MeshCase> every_mesh(int ranks) {
   std::vector<MeshCase> cases;
@@ -198,7 +217,7 @@ std::vector<MeshCase> every_mesh(int ranks) {
   for (const Degrees& mesh : meshes(ranks)) {
     const bool runs = divides(mesh);
     if (runs) fitting.push_back(mesh);
-    cases.push_back({.parity = parity_case(mesh, runs ? pairs.choose(mesh) : Choice{}), .runs = runs});
+    cases.push_back({.parity = parity_case(kModel, mesh, runs ? pairs.choose(mesh) : Choice{}), .runs = runs});
   }
   pairs.expect_all(fitting);
   return cases;

@@ -16,4 +16,7 @@ struct MeshCase {
 // first. The other options are chosen so that each pair of their values meets on meshes where both matter; throws where one does not.
 std::vector<MeshCase> every_mesh(int ranks);
 
+// Eight tensor ranks with fewer groups and key-value heads than ranks, so that ranks hold copies: one and two of each.
+std::vector<ParityCase> copied_groups_and_heads();
+
 }  // namespace ropewalk::testing
