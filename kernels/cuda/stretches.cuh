@@ -27,13 +27,11 @@ struct Stretches {
 };
 
 // A block's threads at most, and how many such blocks stand on a multiprocessor at least: what __launch_bounds__ is told, so that a thread
-// has 80, 128 or 64 registers where it holds one pack, several, or none.
+// has 80 registers where it holds one pack, and 128 elsewhere.
 template <int held>
 constexpr int kMostThreads = held == 1 ? 256 : 512;
 template <int held>
-constexpr int kLeastBlocks = held == 1   ? 3
-                             : held == 0 ? 2
-                                         : 1;
+constexpr int kLeastBlocks = held == 1 ? 3 : 1;
 
 // blockDim.x threads, a power of two or whole warps; blockDim.y teams are a block. Blocks of a grid with y > 1 keep to one place of the
 // row, blockIdx.y. A thread has up to `held` packs of a stretch, neighbours with neighbouring threads; held = 0: any number.

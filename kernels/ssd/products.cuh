@@ -8,32 +8,31 @@ namespace ropewalk::cuda::ssd {
 // ---- scores: what the heads of a group share
 
 // [pairs, groups, kTile, kTile], as the lanes of the warps hold them.
+template <class T>
 struct Scores {
-  Scores(const Plan& plan, int64_t group_count)
-      : room(Tensor::empty({plan.pairs, group_count, kTile * kTile}, DType::kFloat32, Cuda{})),
-        data(room.data<float>()),
-        groups(group_count) {}
+  Scores(const Plan& plan, int64_t groups)
+      : room(Tensor::empty({plan.pairs, groups, kTile * kTile}, dtype_of<T>(), Cuda{})), data(room.data<T>()) {}
 
   Tensor room;
-  float* data;
-  int64_t groups;
+  T* data;
 };
 
 // What a warp's lane holds of slice s.
 __device__ inline int64_t score_index(int64_t pair_and_group, int s) {
   return (pair_and_group * (kTile / 16) + threadIdx.x / kWarp) * (kSlices * kWarp * 4) + (s * kWarp + threadIdx.x % kWarp) * 4;
 }
-__device__ inline Sums load_scores(const float* scores, int64_t pair_and_group, int s) {
+template <class T>
+__device__ Sums load_scores(const T* scores, int64_t pair_and_group, int s) {
   const auto pack = load_pack<4>(scores + score_index(pair_and_group, s));
   Sums sums;
-  for (int i = 0; i < 4; ++i) sums.v[i] = pack.v[i];
+  for (int i = 0; i < 4; ++i) sums.v[i] = static_cast<float>(pack.v[i]);
   return sums;
 }
 
 // Of rows of x and rows of y; x is the later one of each pair of blocks, or, `transposed`, the earlier.
 template <class T>
 __global__ void __launch_bounds__(kThreads, blocks_at_once<T>(4))
-    find_scores(const Tile* pairs, Heads<const T> x, Heads<const T> y, bool transposed, float* scores) {
+    find_scores(const Tile* pairs, Heads<const T> x, Heads<const T> y, bool transposed, T* scores) {
   SharedMemory shared;
   T* const rows = shared.take<T>(kTile * kStride);
   T* const columns = shared.take<T>(kTile * kStride);
@@ -49,8 +48,11 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once<T>(4))
     add_product_transposed(sums, rows, columns, at_most(kTile, x.width - n));
   }
   const int64_t at = static_cast<int64_t>(blockIdx.x) * gridDim.y + blockIdx.y;
-  for (int s = 0; s < kSlices; ++s)
-    store_pack(scores + score_index(at, s), Pack<float, 4>{sums[s].v[0], sums[s].v[1], sums[s].v[2], sums[s].v[3]});
+  for (int s = 0; s < kSlices; ++s) {
+    Pack<T, 4> pack;
+    for (int i = 0; i < 4; ++i) pack.v[i] = static_cast<T>(sums[s].v[i]);
+    store_pack(scores + score_index(at, s), pack);
+  }
 }
 
 // ---- states [chunks, heads, P, N]
@@ -97,6 +99,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once<T>(kHalves == 1 ? 5 :
   const int p = static_cast<int>(blockIdx.y) * kTile, n = static_cast<int>(blockIdx.z) * kTile * kHalves;
   const int width = in.x.width, size = in.z.width;
   RowSums sums[kHalves];
+  clear(sums);
   for (int block = 0; block < chunk.blocks(); ++block) {
     const int first = block * kTile, tokens = at_most(kTile, chunk.length - first);
     __syncthreads();
@@ -125,7 +128,7 @@ struct WeightedSums {
   HeadParts parts;
   Heads<const T> x, c;
   Heads<Y> to;
-  const float* scores;
+  const T* scores;
   const float* skip;
   OfTokens<const float> step;
   OfTokens<const Cum> cum;
@@ -282,6 +285,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once<T>(kHalves == 1   ? 4
   for (int half = 0; half < kHalves; ++half)
     load_tile(z + half * kTile * kStride, of_z + own + half * kTile, in.z.token, rows, size - own - half * kTile, in.z.packed);
   RowSums dz[kHalves];
+  clear(dz);
   for (int h = in.parts.first(); h < in.parts.last(); ++h) {
     const Cum* const cum = in.cum.at(tile, h);
     const float* const step = in.step.at(tile, h);
@@ -360,7 +364,7 @@ struct PairsBackward {
   Heads<const T> v, dy;
   OfTokens<const float> step;
   OfTokens<const Cum> cum;
-  const float* scores;
+  const T* scores;
   float* d_scores;
   PairSums* sums;
   OfTokens<float> d_skip;

@@ -119,8 +119,8 @@ void launch_scores_backward(const Launch<T>& all, const Tensor& d_scores, const 
 
 // Scores c_i b_j, or their transposes.
 template <class T>
-Scores scores_of(const Launch<T>& all, const Heads<const T>& c, bool transposed) {
-  Scores scores(all.plan, all.groups);
+Scores<T> scores_of(const Launch<T>& all, const Heads<const T>& c, bool transposed) {
+  Scores<T> scores(all.plan, all.groups);
   run(find_scores<T>,
       {.blocks = dim3(blocks_of(all.plan.pairs), blocks_of(all.groups)),
        .threads = dim3(kThreads),
@@ -186,7 +186,7 @@ void outputs_forward(const SsdOutputsForward& args) {
   const Launch<T> all(args.in);
   all.find_steps(nullptr);
   const Heads<const T> c(args.in.c);
-  const Scores scores = scores_of(all, c, false);
+  const Scores<T> scores = scores_of(all, c, false);
   auto outputs = weighted_sums_of<T, T>(all, args.y);
   if (args.h0 && args.h0.storage()->pending()) {
     // In two passes, the first of which does not need h0 yet.
@@ -213,11 +213,11 @@ void outputs_backward(const SsdOutputsBackward& args) {
 
   auto dv = weighted_sums_of<T, T>(all, gradients.v);
   dv.x = dy;
-  const Scores transposed = scores_of(all, c, true);
+  const Scores<T> transposed = scores_of(all, c, true);
   dv.scores = transposed.data;
   launch_weighted_sums<false>(all, dv);
 
-  const Scores scores = scores_of(all, c, false);
+  const Scores<T> scores = scores_of(all, c, false);
   const HeadParts parts = head_parts(all.plan.pairs, all.groups, all.heads);
   const Shape of_scores{int64_t{parts.parts}, all.plan.pairs * all.groups, int64_t{kTile * kTile}};
   const Shape of_sums{all.plan.pairs, all.heads, static_cast<int64_t>(sizeof(PairSums) / sizeof(float))};

@@ -125,11 +125,11 @@ struct HeadParts {
   __device__ int last() const { return group() * heads_a_group + boundary(part() + 1); }
   __device__ int boundary(int part) const { return heads_a_group * part / parts; }
 };
-// As few parts as fill the GPU.
+// As few parts as fill the GPU, of two heads at least: they share operands.
 inline HeadParts head_parts(int64_t blocks, int64_t groups, int64_t heads) {
   constexpr int64_t kEnough = 132 * 8;
   const int64_t each = heads / groups, wanted = ceil_div(kEnough, std::max<int64_t>(1, blocks * groups));
-  return {.heads_a_group = static_cast<int>(each), .parts = static_cast<int>(std::max<int64_t>(1, std::min(each, wanted)))};
+  return {.heads_a_group = static_cast<int>(each), .parts = static_cast<int>(std::max<int64_t>(1, std::min(ceil_div(each, 2), wanted)))};
 }
 
 // ---- tiles in shared memory
@@ -155,17 +155,19 @@ struct Weighted {
 template <class T, class From, class Map = AsItIs>
 __device__ void load_tile(T* to, const From* from, int64_t stride, int rows, int columns, bool packed, const Map& map = {}) {
   if (packed) {
-    constexpr int kPack = kPackWidth<From>, kOfRow = kTile / kPack, kEach = kTile * kOfRow / kThreads;
-    Pack<From, kPack> packs[kEach];
-    for (int i = 0; i < kEach; ++i) {
-      const int item = i * kThreads + static_cast<int>(threadIdx.x), r = item / kOfRow, c = item % kOfRow * kPack;
-      packs[i] = r < rows && c < columns ? load_pack<kPack>(from + r * stride + c) : Pack<From, kPack>{};
-    }
-    for (int i = 0; i < kEach; ++i) {
-      const int item = i * kThreads + static_cast<int>(threadIdx.x), r = item / kOfRow, c = item % kOfRow * kPack;
-      Pack<T, kPack> converted;
-      for (int k = 0; k < kPack; ++k) converted.v[k] = static_cast<T>(map(r, packs[i].v[k]));
-      store_pack(to + r * kStride + c, converted);
+    constexpr int kPack = kPackWidth<From>, kOfRow = kTile / kPack, kAtOnce = 4;  // packs of a thread on their way
+    for (int begin = static_cast<int>(threadIdx.x); begin < kTile * kOfRow; begin += kAtOnce * kThreads) {
+      Pack<From, kPack> packs[kAtOnce];
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int item = begin + i * kThreads, r = item / kOfRow, c = item % kOfRow * kPack;
+        packs[i] = r < rows && c < columns ? load_pack<kPack>(from + r * stride + c) : Pack<From, kPack>{};
+      }
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int item = begin + i * kThreads, r = item / kOfRow, c = item % kOfRow * kPack;
+        Pack<T, kPack> converted;
+        for (int k = 0; k < kPack; ++k) converted.v[k] = static_cast<T>(map(r, packs[i].v[k]));
+        store_pack(to + r * kStride + c, converted);
+      }
     }
   } else {
     for (int item = static_cast<int>(threadIdx.x); item < kTile * kTile; item += kThreads) {
@@ -196,6 +198,13 @@ __device__ void store_rows(T* to, int64_t stride, const T* tile, int rows, int c
 // ---- a warp's 16 rows of a product of tiles
 
 using RowSums = Sums[kSlices];
+
+// nvcc 13.0 does not initialise arrays of arrays, whatever Sums says of its members.
+template <int n>
+__device__ void clear(RowSums (&sums)[n]) {
+  for (RowSums& some : sums)
+    for (Sums& each : some) each = Sums{};
+}
 
 // Where element i of slice s stands in its tile.
 __device__ inline int row_of(int i) { return warp_row() + Sums::row(i); }

@@ -176,14 +176,18 @@ TEST(SsdChunkOutputs, AreTheSameWhenTheEnteringStateIsStillOnItsWay) {
   all.push_back(kLarge);
   for (const Case& k : all)
     for (const auto& [dtype, tolerance] : {std::pair{DType::kFloat64, 1e-14}, {DType::kFloat32, 1e-6}, {DType::kBFloat16, 4e-3}}) {
-      const Inputs in(k);
-      Vars x;
-      for (const Tensor& activation : {in.v, in.dt, in.b, in.c}) x.push_back(activation.to(dtype));
-      for (const Tensor& weight : {in.a_log, in.dt_bias, in.d_skip}) x.push_back(weight.to(DType::kFloat32).to(wide(dtype)));
-      const Tensor h0 = random_tensor(states_shape(k, chunk_count(k)), 6).to(DType::kFloat32).to(wide(dtype)), pending = empty_like(h0);
-      pending.pend([&](const Tensor& to) { to.copy_from(h0); });
-      const Tensor there = ssd_chunk_outputs(inputs(x, k), h0).data();
-      EXPECT_TENSOR_NEAR(ssd_chunk_outputs(inputs(x, k), pending).data(), there, tolerance) << k.name << ", " << name_of(dtype);
+      for (const Device device : testing::devices()) {
+        if (device.is_cuda() && dtype == DType::kFloat64) continue;
+        const Inputs in(k);
+        Vars x;
+        for (const Tensor& activation : {in.v, in.dt, in.b, in.c}) x.push_back(testing::on(device, activation.to(dtype)));
+        for (const Tensor& weight : {in.a_log, in.dt_bias, in.d_skip}) x.push_back(weight.to(DType::kFloat32).to(wide(dtype)).to(device));
+        const Tensor h0 = random_tensor(states_shape(k, chunk_count(k)), 6).to(DType::kFloat32).to(wide(dtype)).to(device);
+        const Tensor pending = empty_like(h0);
+        pending.pend([&](const Tensor& to) { to.copy_from(h0); });
+        const Tensor there = ssd_chunk_outputs(inputs(x, k), h0).data();
+        EXPECT_TENSOR_NEAR(ssd_chunk_outputs(inputs(x, k), pending).data(), there, tolerance) << k.name << ", " << name_of(dtype);
+      }
     }
 }
 
@@ -287,8 +291,8 @@ std::vector<Case> many_tiles() {
 }
 
 // Operands in `dtype`, parameters and h0 in fp32.
-std::vector<Argument> narrow_arguments(const Case& k, DType dtype, bool packed) {
-  Inputs in(k);
+std::vector<Argument> narrow_arguments(const Case& k, DType dtype, bool packed, double steps) {
+  Inputs in(k, steps);
   for (Tensor* x : {&in.v, &in.b, &in.c}) {
     const Tensor narrow = x->to(dtype);
     if (packed) {
@@ -305,11 +309,11 @@ std::vector<Argument> narrow_arguments(const Case& k, DType dtype, bool packed) 
   return arguments;
 }
 
-void expect_narrow_precision(const Case& k) {
+void expect_narrow_precision(const Case& k, double steps = 1) {
   for (const auto& [dtype, output, gradient] : {std::tuple{DType::kFloat32, 1e-5, 1e-5}, {DType::kBFloat16, 1e-2, 2e-2}})
     for (const bool packed : {true, false}) {
       SCOPED_TRACE(std::string(k.name) + ", " + name_of(dtype) + (packed ? "" : ", slices"));
-      auto arguments = narrow_arguments(k, dtype, packed);
+      auto arguments = narrow_arguments(k, dtype, packed, steps);
       const auto outputs = [&](const Vars& x) { return Vars{ssd_chunk_outputs(inputs(x, k), x[7])}; };
       testing::expect_precision(arguments, outputs, output, gradient);
       arguments.pop_back();
@@ -338,6 +342,7 @@ TEST(Ssd, KeepsItsPrecisionWhereStatesDecayFast) {
   const Inputs in(kLarge, 50);  // steps up to 50, so that the decays of a chunk add up to thousands
   const Tensors exact = forward_backward(kLarge, in, DType::kFloat64), single = forward_backward(kLarge, in, DType::kFloat32);
   for (size_t i = 0; i < exact.size(); ++i) EXPECT_TENSOR_NEAR(single[i], exact[i], 1e-5) << "result " << i;
+  expect_narrow_precision(kLarge, 50);
 }
 
 TEST(Ssd, RemembersPreciselyWhatFollowsAReset) {
@@ -345,8 +350,14 @@ TEST(Ssd, RemembersPreciselyWhatFollowsAReset) {
   Inputs in(k);
   in.dt.narrow(1, 0, 20).fill(100);  // wipes the state out; the decays of the chunk add up to thousands
   in.d_skip.fill(0);
-  const Tensor exact = forward_backward(k, in, DType::kFloat64)[0], single = forward_backward(k, in, DType::kFloat32)[0];
-  EXPECT_TENSOR_NEAR(single.narrow(1, 20, 44), exact.narrow(1, 20, 44), 3e-6);
+  const Tensor exact = ssd_chunk_outputs(inputs(constants(in), k), Var()).data();
+  for (const Device device : testing::devices()) {
+    Vars x;
+    for (const Var& operand : constants(in)) x.push_back(operand.data().to(DType::kFloat32).to(device));
+    const Tensor single = ssd_chunk_outputs(inputs(x, k), Var()).data();
+    EXPECT_TENSOR_NEAR(single.narrow(1, 20, 44).to(Cpu{}), exact.narrow(1, 20, 44), 3e-6)
+        << (device.is_cuda() ? "on the GPU" : "on the host");
+  }
 }
 
 TEST(Ssd, GivesTheSameBitsForAnyNumberOfThreads) {
@@ -389,6 +400,28 @@ TEST(Ssd, TakesEmptyTensors) {
   k.width = 0;
   k.state = 2;
   EXPECT_EQ(forward_backward(k, no_width, DType::kFloat32)[0].shape(), (Shape{k.rows, k.tokens, k.heads, 0}));
+}
+
+TEST(Ssd, TakesEmptyTensorsOnEveryDevice) {
+  const Case none{"no tokens", 2, 0, 2, 3, 1, 4, 8, {}};
+  Case no_state = cases()[5], no_width = no_state;
+  no_state.state = no_width.width = 0;
+  for (const Case& k : {none, no_state, no_width}) {
+    const Shape tokens{k.rows, k.tokens}, heads{k.heads};
+    const std::vector<Argument> arguments = {{"v", random_tensor(tokens.then({k.heads, k.width}), 1, 1, DType::kFloat32)},
+                                             {"dt", random_tensor(tokens.then({k.heads}), 2, 1, DType::kFloat32)},
+                                             {"b", random_tensor(tokens.then({k.groups, k.state}), 3, 1, DType::kFloat32)},
+                                             {"c", random_tensor(tokens.then({k.groups, k.state}), 4, 1, DType::kFloat32)},
+                                             {"a_log", random_tensor(heads, 5, 1, DType::kFloat32), Argument::kParameter},
+                                             {"dt_bias", random_tensor(heads, 6, 1, DType::kFloat32), Argument::kParameter},
+                                             {"d_skip", random_tensor(heads, 7, 1, DType::kFloat32), Argument::kParameter},
+                                             {"h0", random_tensor(states_shape(k, chunk_count(k)), 8, 1, DType::kFloat32)}};
+    const auto all = [&](const Vars& x) {
+      const SsdStates states = ssd_chunk_states(inputs(x, k));
+      return Vars{states.decay, states.local, ssd_chunk_outputs(inputs(x, k), x[7])};
+    };
+    testing::expect_precision(arguments, all, 1e-5, 1e-5);
+  }
 }
 
 TEST(Ssd, RefusesOperandsThatDoNotFit) {
