@@ -23,8 +23,8 @@ struct Sigmoid {
 
 struct Silu {
   __device__ static Point at(float x) {
-    const float s = cuda::sigmoid(x);
-    return {x * s, s * (1 + x * (1 - s))};
+    const auto [value, slope] = cuda::silu(x);
+    return {value, slope};
   }
 };
 
