@@ -88,9 +88,9 @@ __device__ OfToken of_token(const TokenGradients& g, int token, int64_t rows) {
 
 // d_logits [kTokens, stride] in T; columns behind the last row of weight become zero.
 template <class T, bool packed>
-__global__ void __launch_bounds__(kHeadTile<T>.threads())
+__global__ void __launch_bounds__(kLargeTile<T>.threads())
     logit_gradients(Operand<T> x, Operand<T> weight, TokenBlock block, TokenGradients gradients, T* d_logits, int64_t stride) {
-  constexpr TileShape kTile = kHeadTile<T>;
+  constexpr TileShape kTile = kLargeTile<T>;
   using Product = TileProduct<kTile, T, Terms::kAlong, T, Terms::kAlong, packed>;
   x = block.rows_of(x);
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kTile.rows, first_row = static_cast<int64_t>(blockIdx.x) * kTile.columns;
@@ -127,9 +127,9 @@ __global__ void __launch_bounds__(kHeadTile<T>.threads())
 
 // dx[token] = d_logits weight. Sums over several blocks of rows are kept in `sums` [kTokens, D] between the first and the last.
 template <class T, bool packed>
-__global__ void __launch_bounds__(kHeadTile<T>.threads())
+__global__ void __launch_bounds__(kLargeTile<T>.threads())
     input_gradient(Operand<T> d_logits, Operand<T> weight, TokenBlock block, bool is_first, bool is_last, float* sums, Rows<T> dx) {
-  constexpr TileShape kTile = kHeadTile<T>;
+  constexpr TileShape kTile = kLargeTile<T>;
   using Product = TileProduct<kTile, T, Terms::kAlong, T, Terms::kAcross, packed>;
   d_logits.rows = block.size();
   const int64_t first = static_cast<int64_t>(blockIdx.y) * kTile.rows, first_column = static_cast<int64_t>(blockIdx.x) * kTile.columns;
@@ -160,9 +160,9 @@ __global__ void __launch_bounds__(kHeadTile<T>.threads())
 
 // dweight += d_logits^T x
 template <class T, bool packed>
-__global__ void __launch_bounds__(kHeadTile<T>.threads())
+__global__ void __launch_bounds__(kLargeTile<T>.threads())
     add_weight_gradient(Operand<T> d_logits, Operand<T> x, TokenBlock block, Rows<float> dweight) {
-  constexpr TileShape kTile = kHeadTile<T>;
+  constexpr TileShape kTile = kLargeTile<T>;
   using Product = TileProduct<kTile, T, Terms::kAcross, T, Terms::kAcross, packed>;
   x = block.rows_of(x);
   d_logits.rows = x.rows;
@@ -194,7 +194,7 @@ Grid tiles_of(int64_t rows, int64_t columns, const TileShape& tile, size_t more_
 
 template <class T, bool packed>
 void backward(const HeadScoresBackward& args) {
-  constexpr TileShape kTile = kHeadTile<T>;
+  constexpr TileShape kTile = kLargeTile<T>;
   constexpr Terms kAlong = Terms::kAlong, kAcross = Terms::kAcross;
   const int64_t tokens = args.target.numel(), vocabulary = args.weight.dim(0), width = args.x.dim(-1);
   const Scored scored = scored_tokens(args.target);

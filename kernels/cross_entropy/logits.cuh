@@ -13,16 +13,11 @@
 
 namespace ropewalk::cuda {
 
-template <class T>
-constexpr TileShape kHeadTile =
-    std::is_same_v<T, bfloat16> ? TileShape{.rows = 128, .columns = 256, .depth = 32, .warps_down = 2, .warps_across = 4}
-                                : TileShape{.rows = 128, .columns = 128, .depth = 16, .warps_down = 4, .warps_across = 2};
-
 // Blocks: parts of the vocabulary by tiles of tokens. parts [P, tokens].
 template <class T, bool packed, class Pass>
-__global__ void __launch_bounds__(kHeadTile<T>.threads())
+__global__ void __launch_bounds__(kLargeTile<T>.threads())
     see_logits(Operand<T> x, Operand<T> weight, const int* count, float scale, Pass pass, int64_t tokens, typename Pass::State* parts) {
-  constexpr TileShape kTile = kHeadTile<T>;
+  constexpr TileShape kTile = kLargeTile<T>;
   using Product = TileProduct<kTile, T, Terms::kAlong, T, Terms::kAlong, packed>;
   using State = typename Pass::State;
   x.rows = *count;
@@ -80,7 +75,7 @@ __global__ void join_parts(Pass pass, const int* token, const int* count, int64_
 
 template <class T, class Pass>
 void pass_over_logits(const Tensor& x, const Tensor& weight, const Scored& scored, double scale, const Pass& pass) {
-  constexpr TileShape kTile = kHeadTile<T>;
+  constexpr TileShape kTile = kLargeTile<T>;
   using Product = TileProduct<kTile, T, Terms::kAlong, T, Terms::kAlong, true>;
   using State = typename Pass::State;
   const int64_t tokens = scored.token.numel();

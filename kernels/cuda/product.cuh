@@ -40,6 +40,12 @@ struct TileShape {
   constexpr int threads() const { return kWarp * warps_down * warps_across; }
 };
 
+// Of products that are large both ways.
+template <class T>
+constexpr TileShape kLargeTile =
+    std::is_same_v<T, bfloat16> ? TileShape{.rows = 128, .columns = 256, .depth = 32, .warps_down = 2, .warps_across = 4}
+                                : TileShape{.rows = 128, .columns = 128, .depth = 16, .warps_down = 4, .warps_across = 2};
+
 // A slice of an operand: `extent` rows or columns of C by `depth` terms. An fp32 element is split into `parts`.
 template <class T, Terms terms, int extent, int depth, int threads, bool packed, int parts>
 class OperandSlice {
@@ -125,8 +131,8 @@ class TileProduct {
  public:
   static constexpr size_t kShared = 2 * kElements;  // elements of `room`
 
-  // Adds the terms [begin, end) to the tile that begins at (row, column); begin is a multiple of the depth, end is one or has no term
-  // behind it. Ends with a barrier.
+  // Adds the terms [begin, end) to the tile that begins at (row, column). Where they lie along rows, begin is a multiple of a pack; end is
+  // whole slices away or has no term behind it. Ends with a barrier.
   __device__ void add(const Operand<A>& a, const Operand<B>& b, int64_t row, int64_t column, int64_t begin, int64_t end, bfloat16* room) {
     if (begin >= end) return;
     SliceA next_a;

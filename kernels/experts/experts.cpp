@@ -1,22 +1,9 @@
 #include "kernels/experts/experts.h"
 
-#include "kernels/matmul/matmul.h"
-
 namespace ropewalk {
 namespace {
 
-// weight[e] as the matrix [N, K].
-Tensor matrix_of(const Tensor& weight, int64_t expert) {
-  const Tensor one = weight.select(0, expert);
-  return one.reshape({one.numel() / one.dim(-1), one.dim(-1)});
-}
-
-// Calls work(expert, rows' begin, rows' count) for each expert that has any. One after the other: a product is parallel by itself.
-template <class Work>
-void for_each_expert(const ExpertPlan& plan, const Work& work) {
-  for (int64_t e = 0; e < plan.experts(); ++e)
-    if (plan.begin[e + 1] > plan.begin[e]) work(e, plan.begin[e], plan.begin[e + 1] - plan.begin[e]);
-}
+double multiply_adds(const Tensor& rows, int64_t width) { return static_cast<double>(rows.numel() * width); }
 
 Tensor as_rows(const Tensor& x) { return is_rows(x) ? x : x.contiguous_copy(); }
 
@@ -62,27 +49,17 @@ Var expert_linear(const Var& rows, const Var& weight, const std::shared_ptr<cons
          weight.dtype(), weight.shape());
   const int64_t width = weight.data().numel() / std::max<int64_t>(1, experts * terms);
   const Tensor y = Tensor::empty({plan->rows(), width}, rows.dtype(), rows.data().device());
-  for_each_expert(*plan, [&](int64_t e, int64_t begin, int64_t count) {
-    const Tensor c = y.narrow(0, begin, count), a = rows.data().narrow(0, begin, count), matrix = matrix_of(weight.data(), e);
-    launch(y.device(), MatMul{.c = c, .a = a, .b = matrix, .transpose_b = true});
-  });
-
+  launch(y.device(), ExpertLinearForward{.y = y, .rows = rows.data(), .weight = weight.data(), .plan = *plan});
   return record("expert_linear", {rows, weight}, y, [x = rows.data(), weight, plan](Backprop& b) {
     const Tensor dy = as_rows(b.dy(0));
     if (b.wanted(0)) {
       const Tensor dx = empty_like(x);
-      for_each_expert(*plan, [&](int64_t e, int64_t begin, int64_t count) {
-        const Tensor c = dx.narrow(0, begin, count), a = dy.narrow(0, begin, count), matrix = matrix_of(weight.data(), e);
-        launch(dx.device(), MatMul{.c = c, .a = a, .b = matrix});
-      });
+      launch(dx.device(), ExpertLinearBackwardInput{.drows = dx, .dy = dy, .weight = weight.data(), .plan = *plan});
       b.give(0, dx);
     }
     if (b.wanted(1))
       b.later([x, weight, dy, plan](Backprop& later) {
-        for_each_expert(*plan, [&](int64_t e, int64_t begin, int64_t count) {
-          const Tensor c = matrix_of(later.sum_into(weight), e), a = dy.narrow(0, begin, count), rows_of_expert = x.narrow(0, begin, count);
-          launch(x.device(), MatMul{.c = c, .a = a, .transpose_a = true, .b = rows_of_expert, .accumulate = true});
-        });
+        launch(x.device(), ExpertLinearBackwardWeight{.dweight = later.sum_into(weight), .dy = dy, .rows = x, .plan = *plan});
       });
   });
 }
@@ -104,5 +81,9 @@ Var combine_tokens(const Var& rows, const Var& weight, const std::shared_ptr<con
     b.give(1, dweight);
   });
 }
+
+Effort effort(const ExpertLinearForward& args) { return {.flops = 2 * multiply_adds(args.rows, args.y.dim(-1))}; }
+Effort effort(const ExpertLinearBackwardInput& args) { return {.flops = 2 * multiply_adds(args.dy, args.drows.dim(-1))}; }
+Effort effort(const ExpertLinearBackwardWeight& args) { return {.flops = 2 * multiply_adds(args.rows, args.dy.dim(-1))}; }
 
 }  // namespace ropewalk

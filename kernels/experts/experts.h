@@ -44,6 +44,24 @@ struct SortByExpert {
   const Tensor &token, &row;
   const Tensor& expert;  // [.., k] dense
 };
+// y = rows of expert e times weight[e]^T; weight [E, .., K] as matrices [N, K].
+struct ExpertLinearForward {
+  const Tensor& y;  // [A, N] dense
+  const Tensor &rows, &weight;
+  const ExpertPlan& plan;
+};
+// drows = dy of expert e times weight[e].
+struct ExpertLinearBackwardInput {
+  const Tensor& drows;  // [A, K] dense
+  const Tensor &dy, &weight;
+  const ExpertPlan& plan;
+};
+// dweight[e] += dy^T rows of expert e.
+struct ExpertLinearBackwardWeight {
+  const Tensor& dweight;
+  const Tensor &dy, &rows;
+  const ExpertPlan& plan;
+};
 // y_t = sum_j weight_tj rows[row_tj], weight 1 where it is empty.
 struct GatherSum {
   const Tensor& y;     // [tokens.., D] dense
@@ -64,12 +82,23 @@ struct CombineBackward {
   const ExpertPlan& plan;
 };
 void launch(Cpu, const SortByExpert& args);
+void launch(Cpu, const ExpertLinearForward& args);
+void launch(Cpu, const ExpertLinearBackwardInput& args);
+void launch(Cpu, const ExpertLinearBackwardWeight& args);
 void launch(Cpu, const GatherSum& args);
 void launch(Cpu, const ScatterTokens& args);
 void launch(Cpu, const CombineBackward& args);
 void launch(Cuda, const SortByExpert& args);
+void launch(Cuda, const ExpertLinearForward& args);
+void launch(Cuda, const ExpertLinearBackwardInput& args);
+void launch(Cuda, const ExpertLinearBackwardWeight& args);
 void launch(Cuda, const GatherSum& args);
 void launch(Cuda, const ScatterTokens& args);
 void launch(Cuda, const CombineBackward& args);
+
+// Each assignment meets one expert's matrix.
+Effort effort(const ExpertLinearForward& args);
+Effort effort(const ExpertLinearBackwardInput& args);
+Effort effort(const ExpertLinearBackwardWeight& args);
 
 }  // namespace ropewalk

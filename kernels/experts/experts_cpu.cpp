@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/experts/experts.h"
+#include "kernels/experts/products.h"
 #include "kernels/tensor/parallel_for.h"
 #include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
@@ -110,6 +110,17 @@ void launch(Cpu, const SortByExpert& args) {
     row[i] = next[expert_of(i)]++;
     token[row[i]] = i / k;
   }
+}
+
+// One after the other: a product is parallel by itself.
+void launch(Cpu, const ExpertLinearForward& args) {
+  for_each_product(args, [](const MatMul& product) { launch(Cpu{}, product); });
+}
+void launch(Cpu, const ExpertLinearBackwardInput& args) {
+  for_each_product(args, [](const MatMul& product) { launch(Cpu{}, product); });
+}
+void launch(Cpu, const ExpertLinearBackwardWeight& args) {
+  for_each_product(args, [](const MatMul& product) { launch(Cpu{}, product); });
 }
 
 void launch(Cpu, const GatherSum& args) {
