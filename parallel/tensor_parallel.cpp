@@ -59,6 +59,8 @@ TensorParallel make_tensor_parallel(const Group& group, bool sequence) {
   TensorParallel tp{.group = group, .sequence = sequence, .neighbours = {}};
   for (int n = 2; n < group.size(); ++n)
     if (group.size() % n == 0) tp.neighbours[n] = group.split(group.rank() / n);
+  group.open_relay();
+  for (const auto& [_, neighbours] : tp.neighbours) neighbours.open_relay();
   return tp;
 }
 

@@ -43,5 +43,9 @@ void launch(Cpu, const ActivationForward& args);
 void launch(Cpu, const ActivationBackward& args);
 void launch(Cpu, const GatedActivationForward& args);
 void launch(Cpu, const GatedActivationBackward& args);
+void launch(Cuda, const ActivationForward& args);
+void launch(Cuda, const ActivationBackward& args);
+void launch(Cuda, const GatedActivationForward& args);
+void launch(Cuda, const GatedActivationBackward& args);
 
 }  // namespace ropewalk

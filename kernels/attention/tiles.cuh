@@ -50,22 +50,23 @@ constexpr int tile_size(int rows) {
 template <int rows, int width, class T>
 __device__ void load_tokens(const Heads<const T>& x, int row, int begin, int head, int tokens, T* tile) {
   using Item = Pack<T, kPackWidth<T>>;
-  constexpr int kItems = width / kPackWidth<T>;
-  const T* const from = x.at(row, begin, head);
-  static_assert(rows * kItems % kThreads == 0);
+  constexpr int kItems = width / kPackWidth<T>, kTokens = kThreads / kItems;  // items a token, tokens at a time
+  static_assert(kThreads % kItems == 0 && rows % kTokens == 0);
+  const int first = static_cast<int>(threadIdx.x / kItems), at = static_cast<int>(threadIdx.x % kItems) * kPackWidth<T>;
+  T* const to = tile + first * kStride<T, width> + at;
+  const T* const from = x.at(row, begin + first, head) + at;
+  if (x.in_packs) {
+    const int there = at < x.width ? tokens - first : 0;
 #pragma unroll
-  for (int n = 0; n < rows * kItems / kThreads; ++n) {
-    const int i = n * kThreads + static_cast<int>(threadIdx.x);
-    const int token = i / kItems, at = i % kItems * kPackWidth<T>;
-    T* const to = tile + token * kStride<T, width> + at;
-    const T* const source = from + token * x.token_stride + at;
-    if (x.in_packs) {
-      copy_later(reinterpret_cast<Item*>(to), reinterpret_cast<const Item*>(source), token < tokens && at < x.width);
-    } else {
+    for (int i = 0; i < rows; i += kTokens)
+      copy_later(reinterpret_cast<Item*>(to + i * kStride<T, width>), reinterpret_cast<const Item*>(from + i * x.token_stride), i < there);
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < rows; i += kTokens) {
       Item item{};
       for (int k = 0; k < kPackWidth<T>; ++k)
-        if (token < tokens && at + k < x.width) item.v[k] = source[k];
-      store_pack(to, item);
+        if (first + i < tokens && at + k < x.width) item.v[k] = from[i * x.token_stride + k];
+      store_pack(to + i * kStride<T, width>, item);
     }
   }
 }
@@ -80,27 +81,26 @@ struct Reach {
 class Walk {
  public:
   __device__ Walk(const AttentionTask& task, const Meeting* meetings, int heads)
-      : meeting_(meetings + task.first_meeting), left_(task.meetings), heads_(heads) {}
+      : meetings_(meetings), meeting_(task.first_meeting), end_(meeting_ + task.meetings), heads_(heads) {}
 
-  __device__ bool done() const { return left_ == 0; }
+  __device__ bool done() const { return meeting_ == end_; }
   __device__ void next(int tile) {
     offset_ += tile;
-    if (offset_ < meeting_->length) return;
+    if (offset_ < meeting().length) return;
     offset_ = 0;
     if (++head_ < heads_) return;
     head_ = 0;
     ++meeting_;
-    --left_;
   }
-  __device__ const Meeting& meeting() const { return *meeting_; }
+  __device__ const Meeting& meeting() const { return meetings_[meeting_]; }
   __device__ int head() const { return head_; }
   __device__ int offset() const { return offset_; }
-  __device__ int begin() const { return meeting_->begin + offset_; }
-  __device__ int tokens(int tile) const { return std::min(tile, meeting_->length - offset_); }
+  __device__ int begin() const { return meeting().begin + offset_; }
+  __device__ int tokens(int tile) const { return std::min(tile, meeting().length - offset_); }
 
  private:
-  const Meeting* meeting_;
-  int left_, heads_, head_ = 0, offset_ = 0;
+  const Meeting* meetings_;
+  int meeting_, end_, heads_, head_ = 0, offset_ = 0;
 };
 
 // Which columns the rows of a warp see in a tile of scores.
@@ -288,14 +288,5 @@ __device__ RowValues<slabs> everywhere(float value) {
   for (int s = 0; s < slabs; ++s) values.v[s][0] = values.v[s][1] = value;
   return values;
 }
-
-// A list of tasks on the device, one block a task and head.
-struct Work {
-  const AttentionTask* tasks;
-  const Meeting* meetings;
-  int heads;
-  __device__ AttentionTask task() const { return tasks[blockIdx.x / heads]; }
-  __device__ int head() const { return blockIdx.x % heads; }
-};
 
 }  // namespace ropewalk::attention_tiles

@@ -17,7 +17,7 @@ Stretches tiles(const Tensor& rows, int pack) {
 }
 
 template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>) add(Stretches s, Rows<T> x, const T* bias, Rows<T> y) {
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>) add(Stretches s, Rows<T> x, const T* bias, Rows<T> y) {
   SharedMemory shared;
   for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
     const auto in = team.hold(x[team.row()] + team.first()), to_each = team.hold(bias + team.first());
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>) add(Stretche
 
 // Block (b, place) leaves its sums over its rows in the place's channels of parts[b][N].
 template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>) gradient(Stretches s, Rows<T> dy, float* parts) {
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>) gradient(Stretches s, Rows<T> dy, float* parts) {
   SharedMemory shared;
   Team<pack, held> team(s, shared);
   ChannelSums<pack, held> dbias(s.n, parts, shared);
@@ -41,9 +41,9 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>) gradient(Str
     const auto d = team.hold(dy[team.row()] + team.first());
     team.each_pack([&](int slot, int c) {
       const auto terms = d.at(slot, c);
-      Pack<float, pack> wide;
-      for (int k = 0; k < pack; ++k) wide.v[k] = terms.v[k];
-      dbias.add(slot, c, wide);
+      auto sums = dbias.at(slot, c);
+      for (int k = 0; k < pack; ++k) sums.v[k] += float(terms.v[k]);
+      dbias.put(slot, c, sums);
     });
   }
   dbias.leave(blockIdx.x * static_cast<int64_t>(s.width) + team.first(), team.size_at(team.place()));

@@ -21,6 +21,7 @@ struct CausalConv1dForward {
   const Runs& runs;
 };
 void launch(Cpu, const CausalConv1dForward& args);
+void launch(Cuda, const CausalConv1dForward& args);
 
 struct CausalConv1dBackward {
   const Tensor& dx;                 // rows
@@ -31,5 +32,6 @@ struct CausalConv1dBackward {
   const Runs& runs;
 };
 void launch(Cpu, const CausalConv1dBackward& args);
+void launch(Cuda, const CausalConv1dBackward& args);
 
 }  // namespace ropewalk

@@ -148,12 +148,12 @@ __global__ void __launch_bounds__(kHeadTile<T>.threads())
     for (int j = 0; j < Product::kColumns; ++j) {
       const int64_t column = first_column + Product::column(j);
       if (column >= dx.width) continue;
-      float* const sum = sums + at * dx.width + column;
-      const float value = product.at(i, j) + (is_first ? 0 : *sum);
+      float sum = product.at(i, j);
+      if (!is_first) sum += sums[at * dx.width + column];
       if (is_last)
-        to[column] = static_cast<T>(value);
+        to[column] = static_cast<T>(sum);
       else
-        *sum = value;
+        sums[at * dx.width + column] = sum;
     }
   }
 }

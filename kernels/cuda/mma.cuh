@@ -36,7 +36,7 @@ struct FragmentB<float> {
   FragmentB<bfloat16> part[3];
 };
 
-// 16 x 8 sums. Element i of a lane stands at (row(i), column(i)).
+// 16 x 8 sums, zeros at first (but not in arrays of arrays: nvcc 13.0 leaves those as they are). Element i of a lane stands at (row(i), column(i)).
 struct Sums {
   float v[4] = {};
   __device__ static int row(int i) { return threadIdx.x % kWarp / 4 + i / 2 * 8; }

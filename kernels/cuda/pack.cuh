@@ -24,12 +24,19 @@ struct alignas(pack_alignment<T>(n)) Pack {
 template <class T>
 constexpr int kPackWidth = 16 / sizeof(T);  // elements of sixteen bytes
 
+// At places aligned to the pack: elsewhere a GPU ends the program.
 template <int n, class T>
 __device__ Pack<T, n> load_pack(const T* from) {
+#ifdef ROPEWALK_GPUSIM
+  gpusim::check_aligned(from, alignof(Pack<T, n>));
+#endif
   return *reinterpret_cast<const Pack<T, n>*>(from);
 }
 template <int n, class T>
 __device__ void store_pack(T* to, const Pack<T, n>& pack) {
+#ifdef ROPEWALK_GPUSIM
+  gpusim::check_aligned(to, alignof(Pack<T, n>));
+#endif
   *reinterpret_cast<Pack<T, n>*>(to) = pack;
 }
 

@@ -26,10 +26,12 @@ struct Stretches {
   int width, places, n;
 };
 
-constexpr int kMostThreads = 512;
-// For __launch_bounds__: 128 registers a thread where it holds many packs, 64 elsewhere.
+// A block's threads at most, and how many such blocks stand on a multiprocessor at least: what __launch_bounds__ is told, so that a thread
+// has 80 registers where it holds one pack, and 128 elsewhere.
 template <int held>
-constexpr int kLeastBlocks = held > 1 ? 1 : 2;
+constexpr int kMostThreads = held == 1 ? 256 : 512;
+template <int held>
+constexpr int kLeastBlocks = held == 1 ? 3 : 1;
 
 // blockDim.x threads, a power of two or whole warps; blockDim.y teams are a block. Blocks of a grid with y > 1 keep to one place of the
 // row, blockIdx.y. A thread has up to `held` packs of a stretch, neighbours with neighbouring threads; held = 0: any number.
@@ -132,7 +134,7 @@ class Team {
   }
 
  private:
-  static constexpr int kMostSums = 2, kMostWarps = kMostThreads / kWarp;
+  static constexpr int kMostSums = 2, kMostWarps = kMostThreads<held> / kWarp;
 
   template <int count>
   __device__ void join_warps(float (&x)[count]) {
@@ -151,7 +153,7 @@ class Team {
   int places_, place_, places_on_;  // places that this block goes through
 };
 
-// Sums over stretches, a channel each: what the gradient of a parameter is made of. None are kept where `parts` is null.
+// Sums over stretches, a channel each: what the gradient of a parameter is made of. None are left where `parts` is null.
 template <int pack, int held>
 class ChannelSums {
  public:
@@ -162,15 +164,18 @@ class ChannelSums {
   }
   static constexpr size_t floats(unsigned teams, int n) { return held > 0 && teams == 1 ? 0 : static_cast<size_t>(n) * teams; }
 
-  __device__ void add(int slot, int c, const Pack<float, pack>& terms) {
-    if (!parts_) return;
-    if constexpr (held > 0) {
-      for (int k = 0; k < pack; ++k) sums_[slot].v[k] += terms.v[k];
-    } else {
-      auto sum = load_pack<pack>(mine_ + c);
-      for (int k = 0; k < pack; ++k) sum.v[k] += terms.v[k];
-      store_pack(mine_ + c, sum);
-    }
+  // This thread's sums of a pack, to be added to and put back.
+  __device__ Pack<float, pack> at(int slot, int c) const {
+    if constexpr (held > 0)
+      return sums_[slot];
+    else
+      return parts_ ? load_pack<pack>(mine_ + c) : Pack<float, pack>{};
+  }
+  __device__ void put(int slot, int c, const Pack<float, pack>& sums) {
+    if constexpr (held > 0)
+      sums_[slot] = sums;
+    else if (parts_)
+      store_pack(mine_ + c, sums);
   }
   // parts[at .. at + size) <- the block's sums, its teams in order.
   __device__ void leave(int64_t at, int size) const {
@@ -201,10 +206,10 @@ class ChannelSums {
 // Threads for stretches of n: no more than they hold packs for, several teams in a block where one is small.
 template <int pack, int held>
 dim3 teams_for(int n) {
-  constexpr unsigned kThreads = held == 1 ? kMostThreads : kMostThreads / 2;
+  constexpr unsigned kThreads = 256;
   const auto packs = static_cast<unsigned>(std::max<int64_t>(1, ceil_div(n, pack)));
   const unsigned whole_warps = (packs - 1) / (std::max(held, 1) * kWarp) * kWarp + kWarp;
-  const unsigned threads = packs <= kWarp ? std::bit_ceil(packs) : std::min<unsigned>(whole_warps, kMostThreads);
+  const unsigned threads = packs <= kWarp ? std::bit_ceil(packs) : std::min<unsigned>(whole_warps, kMostThreads<held>);
   return dim3(threads, std::max(1u, kThreads / threads));
 }
 
@@ -221,8 +226,8 @@ Grid grid_for(const Stretches& s) {
 template <int pack, int held>
 Grid grid_for_sums(const Stretches& s, bool parameter_a_place, int sums) {
   const dim3 threads = teams_for<pack, held>(s.n);
-  const int64_t apart = parameter_a_place ? s.places : 1;
-  const int64_t most = std::max<int64_t>(1, kMostParts / apart), blocks = std::min(most, ceil_div(s.rows * s.places / apart, threads.y));
+  const int64_t apart = parameter_a_place ? s.places : 1, in_all = held == 1 ? 132 * kLeastBlocks<held> : kMostParts;
+  const int64_t most = std::max<int64_t>(1, in_all / apart), blocks = std::min(most, ceil_div(s.rows * s.places / apart, threads.y));
   return {.blocks = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(apart)),
           .threads = threads,
           .shared = Team<pack, held>::bytes() + sums * shared_bytes<float>(ChannelSums<pack, held>::floats(threads.y, s.n))};
@@ -256,12 +261,12 @@ inline Stretches stretches(const Tensor& rows, const Tensor& statistics) {
 // read kPack elements at a time.
 template <int kPack, int bytes, class Body>
 void with_packs(const Stretches& s, bool wide_packs, const Body& body) {
-  constexpr int kHeld = (bytes <= 10 ? 32 : 16) / kPack;  // 80 registers of the 128 that a thread has
+  constexpr int kHeld = (bytes <= 6 ? 32 : 16) / kPack;  // half of the 128 registers that a thread has
   if (!wide_packs || s.n % kPack != 0 || s.width % kPack != 0)
     body.template operator()<1, 0>();
   else if (s.n <= kPack * kWarp)
     body.template operator()<kPack, 1>();
-  else if (s.n <= kPack * kHeld * kMostThreads)
+  else if (s.n <= kPack * kHeld * kMostThreads<kHeld>)
     body.template operator()<kPack, kHeld>();
   else
     body.template operator()<kPack, 0>();

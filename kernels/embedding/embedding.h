@@ -23,5 +23,7 @@ struct EmbeddingBackward {
 };
 void launch(Cpu, const EmbeddingForward& args);
 void launch(Cpu, const EmbeddingBackward& args);
+void launch(Cuda, const EmbeddingForward& args);
+void launch(Cuda, const EmbeddingBackward& args);
 
 }  // namespace ropewalk

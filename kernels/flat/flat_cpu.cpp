@@ -5,6 +5,7 @@
 #include "kernels/flat/flat.h"
 #include "kernels/tensor/parallel_for.h"
 #include "kernels/tensor/prefetch.h"
+#include "kernels/tensor/store.h"
 #include "kernels/tensor/vectorized.h"
 
 namespace ropewalk {
@@ -49,7 +50,7 @@ template <int64_t kWidth, class T>
   }
   for (int64_t t = 0; t < all.target_count; ++t) {
 #pragma omp simd
-    for (int64_t l = 0; l < kWidth; ++l) all.targets[t][i + l] = T(sums[l]);
+    for (int64_t l = 0; l < kWidth; ++l) store(all.targets[t] + i + l, sums[l]);
   }
 }
 

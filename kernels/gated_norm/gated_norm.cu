@@ -8,7 +8,7 @@ namespace {
 using namespace cuda;
 
 template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
     forward(Stretches s, Rows<T> y, Rows<T> z, Rows<T> out, Rows<float> rstd, const float* weight, float eps) {
   SharedMemory shared;
   for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
 
 // parts may be null. Block (b, group) leaves its sums over its rows of d_out u rstd in the group's channels of parts[b][I].
 template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
     backward(Stretches s, Rows<T> d_out, Rows<T> y, Rows<T> z, Rows<float> rstd, const float* weight, Rows<T> dy, Rows<T> dz,
              float* parts) {
   SharedMemory shared;
@@ -51,12 +51,13 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
     team.each_pack([&](int slot, int c) {
       const auto d = ds.at(slot, c), a = ys.at(slot, c), gate = zs.at(slot, c);
       const auto gain = load_pack<pack>(weight + c);
-      Pack<float, pack> terms;
+      auto sums = dweight.at(slot, c);
       for (int k = 0; k < pack; ++k) {
-        terms.v[k] = float(d.v[k]) * float(a.v[k]) * silu(gate.v[k]).value * r;
-        dot += terms.v[k] * gain.v[k];
+        const float to_weight = float(d.v[k]) * float(a.v[k]) * silu(gate.v[k]).value * r;
+        sums.v[k] += to_weight;
+        dot += to_weight * gain.v[k];
       }
-      dweight.add(slot, c, terms);
+      dweight.put(slot, c, sums);
     });
     const float along = team.sum(dot) * r / static_cast<float>(s.n);
     T *const to_y = dy[team.row()] + team.first(), *const to_z = dz[team.row()] + team.first();

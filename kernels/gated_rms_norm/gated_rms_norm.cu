@@ -14,7 +14,8 @@ struct ReciprocalRms {
 };
 
 template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>) gated_square_sums(Stretches s, Rows<T> y, Rows<T> z, Rows<float> sums) {
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
+    gated_square_sums(Stretches s, Rows<T> y, Rows<T> z, Rows<float> sums) {
   SharedMemory shared;
   for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
     const auto ys = team.hold(y[team.row()] + team.first()), zs = team.hold(z[team.row()] + team.first());
@@ -31,7 +32,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>) gated_square
 }
 
 template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
     gated_square_sums_backward(Stretches s, Rows<float> d_sums, Rows<T> y, Rows<T> z, Rows<T> dy, Rows<T> dz) {
   SharedMemory shared;
   for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
 }
 
 template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>) square_sums(Stretches s, Rows<T> y, Rows<float> sums) {
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>) square_sums(Stretches s, Rows<T> y, Rows<float> sums) {
   SharedMemory shared;
   for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
     const auto ys = team.hold(y[team.row()] + team.first());
@@ -68,7 +69,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>) square_sums(
 }
 
 template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
     square_sums_backward(Stretches s, Rows<float> d_sums, Rows<T> y, Rows<T> dy) {
   SharedMemory shared;
   for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
 }
 
 template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
     normalize(Stretches s, Rows<T> y, Rows<T> z, const float* weight, Rows<float> square_sums, ReciprocalRms reciprocal, Rows<T> out) {
   SharedMemory shared;
   for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
 
 // parts may be null. Block (b, group) leaves its sums over its rows of d_out u r in the group's channels of parts[b][I].
 template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
     normalize_backward(Stretches s, Rows<T> d_out, Rows<T> y, Rows<T> z, const float* weight, Rows<float> square_sums,
                        ReciprocalRms reciprocal, Rows<T> dy, Rows<T> dz, Rows<float> d_square_sums, float* parts) {
   SharedMemory shared;
@@ -121,18 +122,19 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
       const auto d = ds.at(slot, c), a = ys.at(slot, c), gate = zs.at(slot, c);
       const auto gain = load_pack<pack>(weight + c);
       Pack<T, pack> of_y, of_z;
-      Pack<float, pack> terms;
+      auto sums = dweight.at(slot, c);
       for (int k = 0; k < pack; ++k) {
         const Silu g = silu(gate.v[k]);
         const float du = float(d.v[k]) * gain.v[k] * r;
         of_y.v[k] = static_cast<T>(du * g.value);
         of_z.v[k] = static_cast<T>(du * float(a.v[k]) * g.slope);
-        terms.v[k] = float(d.v[k]) * float(a.v[k]) * g.value * r;
-        along += terms.v[k] * gain.v[k];
+        const float to_weight = float(d.v[k]) * float(a.v[k]) * g.value * r;
+        sums.v[k] += to_weight;
+        along += to_weight * gain.v[k];
       }
       store_pack(to_y + c, of_y);
       store_pack(to_z + c, of_z);
-      dweight.add(slot, c, terms);
+      dweight.put(slot, c, sums);
     });
     team.write(d_square_sums, -team.sum(along) * r * r / (2 * reciprocal.group_width));
   }

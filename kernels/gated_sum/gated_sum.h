@@ -24,5 +24,7 @@ struct GatedSumBackward {
 };
 void launch(Cpu, const GatedSumForward& args);
 void launch(Cpu, const GatedSumBackward& args);
+void launch(Cuda, const GatedSumForward& args);
+void launch(Cuda, const GatedSumBackward& args);
 
 }  // namespace ropewalk

@@ -7,7 +7,7 @@ namespace {
 using namespace cuda;
 
 template <int pack, int held, class X, class Y>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
     forward(Stretches s, Rows<X> x, Rows<Y> y, Rows<float> means, Rows<float> rstd, const float* weight, const float* bias, float eps) {
   SharedMemory shared;
   for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
 
 // dx and the parts may be null. Block b leaves its sums over its rows of dy * h and of dy in row b of the parts.
 template <int pack, int held, class X, class Y>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
     backward(Stretches s, Rows<Y> dy, Rows<X> x, const float* weight, Rows<float> means, Rows<float> rstd, X* dx, bool accumulate,
              float* dweight_parts, float* dbias_parts) {
   SharedMemory shared;
@@ -54,15 +54,16 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
       const auto a = in.at(slot, c);
       const auto d = gradient.at(slot, c);
       const auto gain = load_pack<pack>(weight + c);
-      Pack<float, pack> to_weight, to_bias;
+      auto for_weight = dweight.at(slot, c), for_bias = dbias.at(slot, c);
       for (int k = 0; k < pack; ++k) {
-        to_bias.v[k] = d.v[k];
-        to_weight.v[k] = to_bias.v[k] * (float(a.v[k]) - mean) * r;
-        sums[0] += to_bias.v[k] * gain.v[k];
-        sums[1] += to_weight.v[k] * gain.v[k];
+        const float to_bias = d.v[k], to_weight = to_bias * (float(a.v[k]) - mean) * r;
+        for_bias.v[k] += to_bias;
+        for_weight.v[k] += to_weight;
+        sums[0] += to_bias * gain.v[k];
+        sums[1] += to_weight * gain.v[k];
       }
-      dweight.add(slot, c, to_weight);
-      dbias.add(slot, c, to_bias);
+      dweight.put(slot, c, for_weight);
+      dbias.put(slot, c, for_bias);
     });
     if (!dx) continue;
     team.sum(sums);

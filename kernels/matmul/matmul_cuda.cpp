@@ -53,80 +53,77 @@ cublasLtHandle_t handle_for(const Problem& p) {
   return handle;
 }
 
-// What one of our row-major matrices, as it lies in memory, is to cuBLASLt.
-cublasLtMatrixLayoutOpaque_t layout_of(int64_t rows, int64_t columns, int64_t stride, DType dtype, const Problem& p) {
-  cublasLtMatrixLayoutOpaque_t layout;
-  check(cublasLtMatrixLayoutInit(&layout, type_of(dtype), static_cast<uint64_t>(columns), static_cast<uint64_t>(rows), stride),
-        "cublasLtMatrixLayoutInit", p);
-  return layout;
-}
-
-cublasLtMatmulDescOpaque_t operation_of(const Problem& p) {
-  cublasLtMatmulDescOpaque_t operation;
-  check(cublasLtMatmulDescInit(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescInit", p);
-  const auto transpose = [&](cublasLtMatmulDescAttributes_t which, bool transposed) {
-    const cublasOperation_t op = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-    check(cublasLtMatmulDescSetAttribute(&operation, which, &op, sizeof op), "cublasLtMatmulDescSetAttribute", p);
-  };
-  transpose(CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b);
-  transpose(CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a);
-  return operation;
-}
-
-cublasLtMatmulPreferenceOpaque_t preference_of(const Question& question) {
-  cublasLtMatmulPreferenceOpaque_t preference;
-  const Problem& p = question.problem;
-  check(cublasLtMatmulPreferenceInit(&preference), "cublasLtMatmulPreferenceInit", p);
-  const auto set = [&](cublasLtMatmulPreferenceAttributes_t which, const auto& value) {
-    check(cublasLtMatmulPreferenceSetAttribute(&preference, which, &value, sizeof value), "cublasLtMatmulPreferenceSetAttribute", p);
-  };
-  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMostWorkspace);
-  // Long sums may be cut into parts that are added up in order, in fp32, in the workspace; not in c, in c's type.
-  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, question.b_alignment);
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, question.a_alignment);
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, question.c_alignment);
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, question.c_alignment);
-  return preference;
-}
-
-struct Plan {
-  explicit Plan(const Question& question)
-      : p(question.problem),
-        operation(operation_of(p)),
-        a(layout_of(p.transpose_a ? p.k : p.m, p.transpose_a ? p.m : p.k, p.a_stride, p.in, p)),
-        b(layout_of(p.transpose_b ? p.n : p.k, p.transpose_b ? p.k : p.n, p.b_stride, p.in, p)),
-        c(layout_of(p.m, p.n, p.c_stride, p.out, p)) {
-    cublasLtMatmulPreferenceOpaque_t preference = preference_of(question);
-    int found = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(handle_for(p), &operation, &b, &a, &c, &c, &preference, 1, &choice, &found),
-          "cublasLtMatmulAlgoGetHeuristic", p);
-    check(found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : choice.state, "cublasLtMatmulAlgoGetHeuristic", p);
+// cuBLASLt's view of a product, made once: choosing takes it tens of microseconds.
+class Plan {
+ public:
+  explicit Plan(const Question& question) : p_(question.problem) {
+    describe();
+    lay_out(a_, p_.transpose_a ? p_.k : p_.m, p_.transpose_a ? p_.m : p_.k, p_.a_stride, p_.in);
+    lay_out(b_, p_.transpose_b ? p_.n : p_.k, p_.transpose_b ? p_.k : p_.n, p_.b_stride, p_.in);
+    lay_out(c_, p_.m, p_.n, p_.c_stride, p_.out);
+    choose(question);
   }
+  Plan(const Plan&) = delete;  // whether descriptors may be copied is not said
+  Plan& operator=(const Plan&) = delete;
 
   void multiply(const MatMul& product) {
     const float one = 1, zero = 0;
-    const Tensor workspace = Tensor::empty({static_cast<int64_t>(choice.workspaceSize)}, DType::kUInt8, Cuda{});
-    check(cublasLtMatmul(handle_for(p), &operation, &one, product.b.raw(), &b, product.a.raw(), &a, p.accumulate ? &one : &zero,
-                         product.c.raw(), &c, product.c.raw(), &c, &choice.algo, workspace.raw(), choice.workspaceSize,
+    const Tensor workspace = Tensor::empty({static_cast<int64_t>(choice_.workspaceSize)}, DType::kUInt8, Cuda{});
+    check(cublasLtMatmul(handle_for(p_), &operation_, &one, product.b.raw(), &b_, product.a.raw(), &a_, p_.accumulate ? &one : &zero,
+                         product.c.raw(), &c_, product.c.raw(), &c_, &choice_.algo, workspace.raw(), choice_.workspaceSize,
                          cuda::compute_stream()),
-          "cublasLtMatmul", p);
+          "cublasLtMatmul", p_);
   }
 
-  Problem p;
-  cublasLtMatmulDescOpaque_t operation;
-  cublasLtMatrixLayoutOpaque_t a, b, c;
-  cublasLtMatmulHeuristicResult_t choice{};
+ private:
+  void describe() {
+    check(cublasLtMatmulDescInit(&operation_, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescInit", p_);
+    const auto transpose = [&](cublasLtMatmulDescAttributes_t which, bool transposed) {
+      const cublasOperation_t op = transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+      check(cublasLtMatmulDescSetAttribute(&operation_, which, &op, sizeof op), "cublasLtMatmulDescSetAttribute", p_);
+    };
+    transpose(CUBLASLT_MATMUL_DESC_TRANSA, p_.transpose_b);
+    transpose(CUBLASLT_MATMUL_DESC_TRANSB, p_.transpose_a);
+  }
+
+  // One of our matrices, as it lies in memory.
+  void lay_out(cublasLtMatrixLayoutOpaque_t& layout, int64_t rows, int64_t columns, int64_t stride, DType dtype) {
+    check(cublasLtMatrixLayoutInit(&layout, type_of(dtype), static_cast<uint64_t>(columns), static_cast<uint64_t>(rows), stride),
+          "cublasLtMatrixLayoutInit", p_);
+  }
+
+  void choose(const Question& question) {
+    cublasLtMatmulPreferenceOpaque_t preference;
+    check(cublasLtMatmulPreferenceInit(&preference), "cublasLtMatmulPreferenceInit", p_);
+    const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t which, const auto& value) {
+      check(cublasLtMatmulPreferenceSetAttribute(&preference, which, &value, sizeof value), "cublasLtMatmulPreferenceSetAttribute", p_);
+    };
+    prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMostWorkspace);
+    // Long sums may be cut into parts that are added up in order, in fp32, in the workspace; not in c, in c's type.
+    prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, question.b_alignment);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, question.a_alignment);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, question.c_alignment);
+    prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, question.c_alignment);
+    int found = 0;
+    check(cublasLtMatmulAlgoGetHeuristic(handle_for(p_), &operation_, &b_, &a_, &c_, &c_, &preference, 1, &choice_, &found),
+          "cublasLtMatmulAlgoGetHeuristic", p_);
+    check(found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : choice_.state, "cublasLtMatmulAlgoGetHeuristic", p_);
+  }
+
+  Problem p_;
+  cublasLtMatmulDescOpaque_t operation_;
+  cublasLtMatrixLayoutOpaque_t a_, b_, c_;
+  cublasLtMatmulHeuristicResult_t choice_{};
 };
 
-// Plans are kept: cuBLASLt takes tens of microseconds to choose.
-Plan plan_of(const Question& question) {
+void multiply(const MatMul& product, const Question& question) {
   constexpr size_t kMost = 512;  // ever new prompt lengths must not grow the cache for ever
   static std::mutex mutex;
   static std::map<Question, Plan> plans;
   const std::scoped_lock lock(mutex);
   if (plans.size() == kMost) plans.clear();
-  return plans.try_emplace(question, question).first->second;
+  plans.try_emplace(question, question).first->second.multiply(product);
 }
 
 }  // namespace
@@ -145,7 +142,7 @@ void launch(Cuda, const MatMul& product) {
                           .a_alignment = alignment_of(product.a),
                           .b_alignment = alignment_of(product.b),
                           .c_alignment = alignment_of(product.c)};
-  plan_of(question).multiply(product);
+  multiply(product, question);
 }
 
 }  // namespace ropewalk

@@ -7,7 +7,7 @@ namespace {
 using namespace cuda;
 
 template <int pack, int held, class X, class Y>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
     forward(Stretches s, Rows<X> x, Rows<Y> y, Rows<float> rstd, const float* weight, float eps) {
   SharedMemory shared;
   for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
 
 // dx and parts may be null. Block b leaves its sums over its rows of dy * h in parts[b][n].
 template <int pack, int held, class X, class Y>
-__global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
+__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>)
     backward(Stretches s, Rows<Y> dy, Rows<X> x, const float* weight, Rows<float> rstd, X* dx, bool accumulate, float* parts) {
   SharedMemory shared;
   Team<pack, held> team(s, shared);
@@ -46,12 +46,13 @@ __global__ void __launch_bounds__(kMostThreads, kLeastBlocks<held>)
       const auto a = in.at(slot, c);
       const auto d = gradient.at(slot, c);
       const auto gain = load_pack<pack>(weight + c);
-      Pack<float, pack> terms;
+      auto sums = dweight.at(slot, c);
       for (int k = 0; k < pack; ++k) {
-        terms.v[k] = float(d.v[k]) * float(a.v[k]) * r;
-        dot += terms.v[k] * gain.v[k];
+        const float to_weight = float(d.v[k]) * float(a.v[k]) * r;
+        sums.v[k] += to_weight;
+        dot += to_weight * gain.v[k];
       }
-      dweight.add(slot, c, terms);
+      dweight.put(slot, c, sums);
     });
     if (!dx) continue;
     const float along = team.sum(dot) * r / static_cast<float>(s.n);

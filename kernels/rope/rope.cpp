@@ -18,9 +18,9 @@ Var rope(const Var& x, const Tensor& position, const RopeOptions& options) {
   expect(rotated.has_value(), "rope: fraction: expected an even part of the {} channels of a head, given {}", x.dim(-1), options.fraction);
   expect(position.shape() == x.shape().first(2) && position.dtype() == DType::kInt64, "rope: position: expected int64 {}, given {} {}",
          x.shape().first(2), position.dtype(), position.shape());
-  const Tensor y = empty_like(x.data());
-  launch(y.device(), Rope{.y = y, .x = x.data(), .position = position, .rotated = *rotated, .theta = options.theta, .turn = 1});
-  return record("rope", {x}, y, [position, rotated = *rotated, theta = options.theta](Backprop& b) {
+  const Tensor y = empty_like(x.data()), there = position.to(y.device());
+  launch(y.device(), Rope{.y = y, .x = x.data(), .position = there, .rotated = *rotated, .theta = options.theta, .turn = 1});
+  return record("rope", {x}, y, [position = there, rotated = *rotated, theta = options.theta](Backprop& b) {
     const Tensor dy = b.dy(0).stride(-1) == 1 ? b.dy(0) : b.dy(0).contiguous_copy();
     const Tensor dx = b.room(0, dy);
     launch(dx.device(), Rope{.y = dx, .x = dy, .position = position, .rotated = rotated, .theta = theta, .turn = -1});

@@ -1,7 +1,7 @@
 // Rotary position embedding (Su et al. 2021), halves paired as in GPT-NeoX. The first R = fraction * P channels of a head are rotated, with
 // angle a = position * theta^(-2i/R), i < R/2,
 //   y_i = x_i cos a - x_{i+R/2} sin a,   y_{i+R/2} = x_{i+R/2} cos a + x_i sin a,
-// and the others stay. x [B, S, H, P] (any view whose last dim is dense), position [B, S] int64: inside the token's document. R is even.
+// and the others stay. x [B, S, H, P] (any view whose last dim is dense), position [B, S] int64, on any device: inside the token's document. R is even.
 // Angles in double, the rotation in the wide type. Linear in x, so backward rotates by -a and keeps only the positions.
 #pragma once
 
@@ -30,5 +30,6 @@ struct Rope {
   int turn;
 };
 void launch(Cpu, const Rope& args);
+void launch(Cuda, const Rope& args);
 
 }  // namespace ropewalk

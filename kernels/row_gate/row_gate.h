@@ -17,5 +17,7 @@ struct RowGateBackward {
 };
 void launch(Cpu, const RowGateForward& args);
 void launch(Cpu, const RowGateBackward& args);
+void launch(Cuda, const RowGateForward& args);
+void launch(Cuda, const RowGateBackward& args);
 
 }  // namespace ropewalk

@@ -18,5 +18,6 @@ struct ScaleSegments {
   const std::vector<Segment>& segments;
 };
 void launch(Cpu, const ScaleSegments& args);
+void launch(Cuda, const ScaleSegments& args);
 
 }  // namespace ropewalk

@@ -68,7 +68,7 @@ __device__ void store_outputs(const ForwardLaunch<T>& launch, const Chunk& chunk
           if (in.first_state > 0) sum += sums[k];
           if (!launch.last) sums[k] = sum;
           const float open = sum + in.d_skip[channel + k] * float(loaded.x.v[k]);
-          y.v[k] = static_cast<T>(in.z.data ? open * gate_of(float(loaded.z.v[k])).silu : open);
+          y.v[k] = static_cast<T>(in.z.data ? open * silu(float(loaded.z.v[k])).value : open);
         });
         if (launch.last) store_pack(launch.y[chunk.token + t] + channel, y);
       });
@@ -298,8 +298,8 @@ __device__ void store_gradients(const BackwardLaunch<T>& launch, const Chunk& ch
           if (in.first_state > 0) d_step += sums[k], d_input += sums[apart + k], y += sums[2 * apart + k];
           if (!launch.last) sums[k] = d_step, sums[apart + k] = d_input, sums[2 * apart + k] = y;
           const float x = loaded.x.v[k], dy = loaded.dy.v[k], step = room.step[at], skip = in.d_skip[channel + k];
-          const Gate gate = in.z.data ? gate_of(float(loaded.z.v[k])) : Gate{1, 0};
-          const float d_open = dy * gate.silu, d_raw = (kLn2 * d_step + d_input * x) * -expm1f(-step);  // sigmoid(raw) = 1 - e^-step
+          const Silu gate = in.z.data ? silu(float(loaded.z.v[k])) : Silu{.value = 1, .slope = 0};
+          const float d_open = dy * gate.value, d_raw = (kLn2 * d_step + d_input * x) * -expm1f(-step);  // sigmoid(raw) = 1 - e^-step
           dx.v[k] = static_cast<T>(d_input * step + d_open * skip);
           d_dt.v[k] = static_cast<T>(d_raw);
           dz.v[k] = static_cast<T>(dy * (y + skip * x) * gate.slope);

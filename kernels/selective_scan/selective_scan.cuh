@@ -10,7 +10,9 @@
 // first (states_entering_shares), from what each share does to any state.
 #pragma once
 
+#include "kernels/cuda/exp2.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/math.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/unroll.cuh"
@@ -129,14 +131,8 @@ Tensor gradients_behind_shares(const SelectiveScanOperands& in, const Plan& plan
 // 2^x for x <= 0, by the special function unit, to 2^-22; zero below 2^-126. Near 0 it is 1 + x p(x) instead, p interpolating (2^x - 1) / x
 // on [-1/8, 0] to 8.5e-7: then 1 - 2^x is right as well, and a state that decays slowly may multiply thousands of these.
 __device__ inline float decay_of(float x) {
-#ifdef ROPEWALK_GPUSIM
-  const float far = std::exp2(x);
-#else
-  float far;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(far) : "f"(x));
-#endif
   const float p = (0.0537353554f * x + 0.240144055f) * x + 0.693146609f;
-  return x > -0.125f ? x * p + 1.0f : far;
+  return x > -0.125f ? x * p + 1.0f : fast_exp2(x);
 }
 
 // log(1 + e^x), log1p(u) = 2 atanh(u / (2 + u)) by its series for u <= 1.
@@ -150,14 +146,6 @@ __device__ inline float softplus(float x) {
   p = p * square + 1.0f / 5;
   p = p * square + 1.0f / 3;
   return fmaxf(x, 0.0f) + 2 * s + 2 * s * square * p;
-}
-
-struct Gate {
-  float silu, slope;
-};
-__device__ inline Gate gate_of(float z) {
-  const float s = __fdividef(1.0f, 1.0f + __expf(-z)), silu = z * s;
-  return {silu, s + silu * (1 - s)};
 }
 
 // The channels of a block.
@@ -249,7 +237,7 @@ __device__ void load_gradients(const Operands<T>& in, const Rows<T>& dy, const C
       },
       [&](int t, int c, const Loaded& loaded) {
         Pack<float, pack> open;
-        unrolled<pack>([&](int k) { open.v[k] = float(loaded.dy.v[k]) * (in.z.data ? gate_of(float(loaded.z.v[k])).silu : 1); });
+        unrolled<pack>([&](int k) { open.v[k] = float(loaded.dy.v[k]) * (in.z.data ? silu(float(loaded.z.v[k])).value : 1); });
         store_pack(to + t * kChannels + c, open);
       });
 }

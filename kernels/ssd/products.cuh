@@ -99,6 +99,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once<T>(kHalves == 1 ? 5 :
   const int p = static_cast<int>(blockIdx.y) * kTile, n = static_cast<int>(blockIdx.z) * kTile * kHalves;
   const int width = in.x.width, size = in.z.width;
   RowSums sums[kHalves];
+  clear(sums);
   for (int block = 0; block < chunk.blocks(); ++block) {
     const int first = block * kTile, tokens = at_most(kTile, chunk.length - first);
     __syncthreads();

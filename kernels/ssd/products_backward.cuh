@@ -47,6 +47,7 @@ __global__ void __launch_bounds__(kThreads, blocks_at_once<T>(kHalves == kMostHa
   for (int half = 0; half < kHalves; ++half)
     load_tile(z + half * kTile * kStride, of_z + own + half * kTile, in.z.token, rows, size - own - half * kTile, in.z.packed);
   RowSums dz[kHalves];
+  clear(dz);
   for (int h = in.parts.first(); h < in.parts.last(); ++h) {
     const Cum* const cum = in.cum.at(tile, h);
     const float* const step = in.step.at(tile, h);

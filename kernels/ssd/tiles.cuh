@@ -208,6 +208,13 @@ __device__ void store_rows(T* to, int64_t stride, const T* tile, int rows, int c
 
 using RowSums = Sums[kSlices];
 
+// nvcc 13.0 does not initialise arrays of arrays, whatever Sums says of its members.
+template <int n>
+__device__ void clear(RowSums (&sums)[n]) {
+  for (RowSums& some : sums)
+    for (Sums& each : some) each = Sums{};
+}
+
 // Where element i of slice s stands in its tile.
 __device__ inline int row_of(int i) { return warp_row() + Sums::row(i); }
 __device__ inline int column_of(int s, int i) { return s * 8 + Sums::column(i); }

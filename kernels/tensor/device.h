@@ -1,6 +1,7 @@
 // Where a tensor's bytes live and who computes on them.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 
 #include "kernels/error.h"
@@ -47,7 +48,7 @@ void compute(Device device, const Args& args) {
 // The same for an op's kernel, which the timeline shows. An op that knows what it has to do at least says so by a function
 // `Effort effort(const Args&)` beside its launch.
 template <class Args>
-void launch(Device device, const Args& args) {
+void launch(const std::same_as<Device> auto& device, const Args& args) {  // not what converts to a Device: that is a back end's own launch
   Phase kernel(name_of_type<Args>(), TimeSpan::kKernel);
   if constexpr (requires { effort(args); }) {
     if (kernel.recorded()) kernel.set(effort(args));

@@ -16,5 +16,6 @@ struct WeightedSum {
   const std::vector<double>& weights;
 };
 void launch(Cpu, const WeightedSum& sum);
+void launch(Cuda, const WeightedSum& sum);
 
 }  // namespace ropewalk

@@ -17,14 +17,19 @@ Tensor pending(const Tensor& x, Work work) {
   return x;
 }
 
-// x cut along dim into `ranks` slices, one behind the other.
-Tensor slices_by_rank(const Tensor& x, int dim, int64_t ranks) {
-  if (dim == 0) return x.packed();
+// A dense tensor where it is cut, in elements.
+Tensors pieces_at(const Tensor& x, const Cuts& cuts) {
+  const Tensor flat = x.reshape({x.numel()});
+  Tensors pieces;
+  for (size_t rank = 0; rank + 1 < cuts.size(); ++rank) pieces.push_back(flat.narrow(0, cuts[rank], cuts[rank + 1] - cuts[rank]));
+  return pieces;
+}
+
+Tensors pieces_along(const Tensor& x, int dim, int ranks) {
   const int64_t extent = x.dim(dim) / ranks;
-  const Shape slice = x.shape().with(dim, extent);
-  const Tensor slices = Tensor::empty({ranks, slice.numel()}, x.dtype(), x.device());
-  for (int64_t rank = 0; rank < ranks; ++rank) slices.select(0, rank).reshape(slice).copy_from(x.narrow(dim, rank * extent, extent));
-  return slices;
+  Tensors pieces;
+  for (int rank = 0; rank < ranks; ++rank) pieces.push_back(x.narrow(dim, rank * extent, extent));
+  return pieces;
 }
 
 // Where so many rows of x for each rank begin, in elements.
@@ -46,6 +51,10 @@ Tensor Group::allocate_shared(const Shape& shape, DType dtype, Device device) co
   return size() == 1 ? Tensor::empty(shape, dtype, device) : transport_->allocate_shared(shape, dtype);
 }
 
+void Group::open_relay() const {
+  if (size() > 1) transport_->open_relay();
+}
+
 Tensor Group::all_reduce(const Tensor& x, const char* label) const {
   if (size() == 1) return x;
   const Tensor sum = empty_like(x);
@@ -60,13 +69,15 @@ Work Group::all_reduce_in_place(const Tensor& x, const char* label) const {
 Work Group::reduce_scatter_in_place(const Tensor& x, const Cuts& cuts, const char* label) const {
   expect(x.contiguous(), "{}: a sum in place takes a dense tensor, given a view {}", label, x.shape());
   if (size() == 1) return {};
-  return transport_->reduce_scatter(x, x.reshape({x.numel()}).narrow(0, cuts[rank()], cuts[rank() + 1] - cuts[rank()]), cuts, label);
+  const Tensors pieces = pieces_at(x, cuts);
+  return transport_->reduce_scatter(pieces, pieces[rank()], label);
 }
 
 Work Group::all_gather_in_place(const Tensor& x, const Cuts& cuts, const char* label) const {
   expect(x.contiguous(), "{}: to gather in place takes a dense tensor, given a view {}", label, x.shape());
   if (size() == 1) return {};
-  return transport_->all_gather(x.reshape({x.numel()}).narrow(0, cuts[rank()], cuts[rank() + 1] - cuts[rank()]), x, cuts, label);
+  const Tensors pieces = pieces_at(x, cuts);
+  return transport_->all_gather(pieces[rank()], pieces, label);
 }
 
 Tensor Group::all_to_all(const Tensor& x, const std::vector<int64_t>& sent, const std::vector<int64_t>& received, const char* label) const {
@@ -82,16 +93,7 @@ Tensor Group::all_gather(const Tensor& x, int dim, const char* label) const {
   if (size() == 1) return x;
   dim = checked_dim(x, dim, label);
   const Tensor whole = Tensor::empty(x.shape().with(dim, size() * x.dim(dim)), x.dtype(), x.device());
-  if (x.shape().first(dim).numel() == 1)
-    return pending(whole, transport_->all_gather(x.packed(), whole, even_cuts(whole.numel(), size()), label));
-  const Tensor pieces = Tensor::empty({size(), x.numel()}, x.dtype(), x.device());
-  const Work gathered = transport_->all_gather(x.packed(), pieces, even_cuts(pieces.numel(), size()), label);
-  whole.pend([work = gathered, pieces, dim, shape = x.shape()](const Tensor& to) mutable {
-    work.wait();
-    for (int64_t rank = 0; rank < pieces.dim(0); ++rank)
-      to.narrow(dim, rank * shape[dim], shape[dim]).copy_from(pieces.select(0, rank).reshape(shape));
-  });
-  return whole;
+  return pending(whole, transport_->all_gather(x.packed(), pieces_along(whole, dim, size()), label));
 }
 
 Tensor Group::reduce_scatter(const Tensor& x, int dim, const char* label) const {
@@ -99,8 +101,7 @@ Tensor Group::reduce_scatter(const Tensor& x, int dim, const char* label) const 
   dim = checked_dim(x, dim, label);
   expect(x.dim(dim) % size() == 0, "{}: dim {} of {} is no multiple of the {} ranks", label, dim, x.shape(), size());
   const Tensor slice = Tensor::empty(x.shape().with(dim, x.dim(dim) / size()), x.dtype(), x.device());
-  const Tensor slices = slices_by_rank(x, dim, size());
-  return pending(slice, transport_->reduce_scatter(slices, slice, even_cuts(slices.numel(), size()), label));
+  return pending(slice, transport_->reduce_scatter(pieces_along(x.packed(), dim, size()), slice, label));
 }
 
 Work Group::send(const Tensor& x, int to, const char* label) const {

@@ -44,7 +44,8 @@ struct Account {
   int64_t bytes = 0;
 };
 
-// What a transport does for one group (parallel/comm/mpi: host memory). Tensors are dense here; Group packs and unpacks.
+// What a transport does for one group (parallel/comm/mpi: host memory). Tensors are dense here, except for the pieces of a dense tensor:
+// its ranges along one dim, one a rank, side by side.
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -52,11 +53,12 @@ class Transport {
   virtual int size() const = 0;
   // Dense memory, the same on every rank, over which sums in place are cheapest. Blocking.
   virtual Tensor allocate_shared(const Shape& shape, DType dtype) = 0;
+  virtual void open_relay() = 0;
   // Each starts the operation and returns what waits for it. Inputs and outputs stay alive with the returned Work.
   virtual Work all_reduce(const Tensor& in, const Tensor& out, const char* label) = 0;  // sum; in may be out
-  // `cuts` are those of the whole, of which the other tensor is this rank's piece, and may lie in it.
-  virtual Work all_gather(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) = 0;
-  virtual Work reduce_scatter(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) = 0;
+  // The other tensor has the shape of this rank's piece, and may be it.
+  virtual Work all_gather(const Tensor& in, const Tensors& pieces, const char* label) = 0;
+  virtual Work reduce_scatter(const Tensors& pieces, const Tensor& out, const char* label) = 0;
   virtual Work all_to_all(const Tensor& in, const Cuts& sent, const Tensor& out, const Cuts& received, const char* label) = 0;
   virtual Work send(const Tensor& in, int to, const char* label) = 0;
   virtual Work receive(const Tensor& out, int from, const char* label) = 0;
@@ -79,6 +81,9 @@ class Group {
   // A dense tensor of one shape on each rank. Where the ranks share a host it lies in memory that all of them see, and a sum in place over
   // it, or over the same part of it everywhere, runs at the memory's speed. Collective.
   Tensor allocate_shared(const Shape& shape, DType dtype, Device device = {}) const;
+  // From now on gathers and sums out of place go through memory that the ranks share, where they share a host, instead of by messages. For
+  // groups that move activations: it takes two MiB a rank. Collective.
+  void open_relay() const;
   Tensor all_reduce(const Tensor& x, const char* label) const;         // the sum over the ranks
   Work all_reduce_in_place(const Tensor& x, const char* label) const;  // x dense
   // x whole on each rank and dense; `cuts` the same on all. The first leaves the sum in this rank's piece alone (the others are undefined),

@@ -73,19 +73,30 @@ void resume(Block& b, size_t i) {
   if (b.failure) std::rethrow_exception(b.failure);
 }
 
-// The order in which threads are woken: ROPEWALK_GPUSIM_ORDER = ascending (default), descending, or a seed.
-std::vector<size_t> waking_order(size_t threads) {
-  static std::mt19937_64 random{0};
-  static const std::string wish = [] {
-    const char* const value = std::getenv("ROPEWALK_GPUSIM_ORDER");
-    const std::string text = value ? value : "ascending";
-    if (text != "ascending" && text != "descending") random.seed(std::stoull(text));
-    return text;
+struct WakingOrder {
+  explicit WakingOrder(const std::string& wish) : wish(wish) {
+    if (wish != "ascending" && wish != "descending") random.seed(std::stoull(wish));
+  }
+  std::string wish;
+  std::mt19937_64 random;
+};
+
+WakingOrder& waking_order() {
+  static WakingOrder order = [] {
+    const char* const wish = std::getenv("ROPEWALK_GPUSIM_ORDER");
+    return WakingOrder(wish ? wish : "ascending");
   }();
+  return order;
+}
+
+std::vector<size_t> order_of(size_t threads) {
+  WakingOrder& waking = waking_order();
   std::vector<size_t> order(threads);
   std::iota(order.begin(), order.end(), size_t{0});
-  if (wish == "descending") std::reverse(order.begin(), order.end());
-  if (wish != "ascending" && wish != "descending") std::shuffle(order.begin(), order.end(), random);
+  if (waking.wish == "descending")
+    std::reverse(order.begin(), order.end());
+  else if (waking.wish != "ascending")
+    std::shuffle(order.begin(), order.end(), waking.random);
   return order;
 }
 
@@ -139,7 +150,7 @@ void run_block(Block& b, const Kernel& kernel, context::pooled_fixedsize_stack& 
     b.threads[i].fiber = start(i, kernel, stacks);
   }
   for (bool all_ended = false; !all_ended;) {
-    for (const size_t i : waking_order(b.threads.size())) {
+    for (const size_t i : order_of(b.threads.size())) {
       if (b.threads[i].fiber && b.threads[i].waits == Wait::kNothing) resume(b, i);
     }
     all_ended = std::none_of(b.threads.begin(), b.threads.end(), [](const FiberThread& t) { return static_cast<bool>(t.fiber); });
@@ -155,6 +166,8 @@ Extent index_of(size_t i, const Extent& threads) {
 }
 
 }  // namespace
+
+void set_waking_order(const std::string& wish) { waking_order() = WakingOrder(wish); }
 
 int lane() { return static_cast<int>(block().current % kWarp); }
 

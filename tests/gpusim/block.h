@@ -5,10 +5,15 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <functional>
+#include <string>
 
 namespace gpusim {
+
+// "ascending", "descending", or a seed. To begin with, what the environment's ROPEWALK_GPUSIM_ORDER says, or ascending.
+void set_waking_order(const std::string& wish);
 
 struct Extent {
   unsigned x = 1, y = 1, z = 1;

@@ -19,9 +19,9 @@ void Stream::drain() {
 }
 
 bool launch(Stream* stream, Extent blocks, Extent threads, size_t shared_bytes, Kernel kernel) {
-  constexpr size_t kMostThreads = 1024, kMostShared = 227 << 10, kMostBlocks = 65535;  // of an H100
-  if (blocks.volume() == 0 || threads.volume() == 0 || threads.volume() > kMostThreads || shared_bytes > kMostShared ||
-      blocks.y > kMostBlocks || blocks.z > kMostBlocks)
+  constexpr size_t kMostThreads = 1024, kMostShared = 227 << 10, kMostBlocks = 65535, kDeepest = 64;  // of an H100
+  if (blocks.volume() == 0 || threads.volume() == 0 || threads.volume() > kMostThreads || threads.z > kDeepest ||
+      shared_bytes > kMostShared || blocks.y > kMostBlocks || blocks.z > kMostBlocks)
     return false;
   stream->push([=, kernel = std::move(kernel)] { run_kernel(blocks, threads, shared_bytes, kernel); });
   return true;

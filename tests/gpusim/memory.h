@@ -1,5 +1,6 @@
-// Device memory: an arena that only device code and copies may touch. A block lies alone in its pages, against their end, so that whoever
-// runs over it dies; what lies between is checked when it is freed. Fresh memory is full of NaN.
+// Device memory: an arena that only device code and copies may touch. A block lies alone in its pages, against their end, and behind them
+// stands a page that kills whoever touches it; what lies between is NaN, and is checked when the block is freed. Fresh memory is full of
+// NaN.
 #pragma once
 
 #include <cstddef>

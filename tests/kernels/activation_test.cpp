@@ -67,6 +67,12 @@ TEST(Activation, NarrowTypesStayNearDouble) {
     testing::expect_precision(two({9, 130}, 8.0, DType::kFloat32), gated(f), 1e-6, 1e-6);
     testing::expect_precision(one({9, 130}, 8.0, DType::kBFloat16), plain(f), 4e-3, 4e-3);
     testing::expect_precision(two({9, 130}, 8.0, DType::kBFloat16), gated(f), 4e-3, 4e-3);
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {  // dense, read in packs
+      const double tolerance = dtype == DType::kFloat32 ? 1e-6 : 4e-3;
+      const Tensor x = random_tensor({9, 136}, 1, 8.0, dtype), up = random_tensor({9, 136}, 2, 1.0, dtype);
+      testing::expect_precision({{"x", x}}, plain(f), tolerance, tolerance);
+      testing::expect_precision({{"gate", x}, {"up", up}}, gated(f), tolerance, tolerance);
+    }
   }
 }
 
@@ -82,9 +88,11 @@ TEST(Activation, GeluIsExactToFloatEverywhere) {
 TEST(Activation, SaturatesWithoutNan) {
   const Tensor x = Tensor::from<float>({6}, {-1000, -100, -88, 88, 100, 1000}), ones = Tensor::full({6}, 1, DType::kFloat32);
   for (const Activation f : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
-    const testing::Trace given = testing::trace({{"x", x}}, plain(f), {ones});
-    EXPECT_THAT(given.outputs[0].to_vector<float>(), ::testing::Pointwise(::testing::FloatNear(1e-30f), {0, 0, 0, 88, 100, 1000}));
-    EXPECT_THAT(given.gradients[0].to_vector<float>(), ::testing::Pointwise(::testing::FloatNear(1e-30f), {0, 0, 0, 1, 1, 1}));
+    for (const Device device : testing::devices()) {
+      const testing::Trace given = testing::trace({{"x", x.to(device)}}, plain(f), {ones.to(device)});
+      EXPECT_THAT(given.outputs[0].to_vector<float>(), ::testing::Pointwise(::testing::FloatNear(1e-30f), {0, 0, 0, 88, 100, 1000}));
+      EXPECT_THAT(given.gradients[0].to_vector<float>(), ::testing::Pointwise(::testing::FloatNear(1e-30f), {0, 0, 0, 1, 1, 1}));
+    }
   }
 }
 

@@ -10,6 +10,7 @@ namespace ropewalk {
 namespace {
 
 using testing::Argument;
+using testing::random_aligned_slice;
 using testing::random_slice;
 using testing::random_tensor;
 
@@ -39,15 +40,25 @@ TEST(AddBias, AddsToTheGradientOfItsBias) {
 
 // A sum of many rounded gradients must not itself be rounded: bf16 stops counting at 256.
 TEST(AddBias, SumsItsGradientInTheWideType) {
-  const Tensor x = Tensor::zeros({3000, 2}, DType::kBFloat16);
-  const testing::Trace given = testing::trace(arguments(x), biased, {Tensor::full({3000, 2}, 1, DType::kBFloat16)});
-  EXPECT_EQ(given.gradients[1].dtype(), DType::kFloat32);
-  EXPECT_EQ(given.gradients[1].to_vector<float>(), std::vector<float>(2, 3000));
+  for (const Device device : testing::devices()) {
+    const Tensor x = Tensor::zeros({3000, 2}, DType::kBFloat16, device), seed = Tensor::full({3000, 2}, 1, DType::kBFloat16, device);
+    const testing::Trace given = testing::trace(testing::on(device, arguments(x)), biased, {seed});
+    EXPECT_EQ(given.gradients[1].dtype(), DType::kFloat32);
+    EXPECT_EQ(given.gradients[1].to_vector<float>(), std::vector<float>(2, 3000));
+  }
 }
 
 TEST(AddBias, NarrowTypesStayNearDouble) {
   testing::expect_precision(arguments(random_slice({130, 70}, 1, 1, DType::kFloat32)), biased, 1e-6, 1e-5);
   testing::expect_precision(arguments(random_slice({130, 70}, 1, 1, DType::kBFloat16)), biased, 4e-3, 2e-2);
+}
+
+TEST(AddBias, TakesRowsOfAnyWidthAndNumber) {
+  for (const Shape& shape : {Shape{3, 8}, {5000, 136}, {7, 1032}, {300, 3088}, {2, 17000}}) {
+    SCOPED_TRACE(shape.to_string());
+    testing::expect_narrow_precision([&](DType dtype) { return arguments(random_aligned_slice(shape, 1, 1, dtype)); }, biased);
+  }
+  testing::expect_narrow_precision([](DType dtype) { return arguments(random_slice({3, 2500}, 1, 1, dtype)); }, biased);
 }
 
 TEST(AddBias, GivesTheSameBitsOnOneAndTwoThreads) {
@@ -58,7 +69,10 @@ TEST(AddBias, GivesTheSameBitsOnOneAndTwoThreads) {
 
 TEST(AddBias, TakesEmptyTensors) {
   for (const Shape& shape : {Shape{0, 4}, Shape{3, 0}})
-    EXPECT_EQ(testing::trace(arguments(Tensor::zeros(shape, DType::kFloat32)), biased).gradients[0].shape(), shape);
+    for (const Device device : testing::devices()) {
+      const Tensor nothing = Tensor::zeros(shape, DType::kFloat32, device);
+      EXPECT_EQ(testing::trace(testing::on(device, arguments(nothing)), biased, {nothing}).gradients[0].shape(), shape);
+    }
 }
 
 TEST(AddBias, NamesWhatDoesNotFit) {

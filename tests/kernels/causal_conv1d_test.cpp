@@ -4,7 +4,7 @@
 #include <omp.h>
 
 #include "tests/reference/causal_conv1d.h"
-#include "tests/support/finite_difference.h"
+#include "tests/support/precision.h"
 
 namespace ropewalk {
 namespace {
@@ -17,7 +17,8 @@ struct Case {
   const char* name;
   int64_t rows, tokens, channels, width;
   Runs runs;
-  int64_t halos = 0;  // rows of the halo; 0: none given
+  int64_t halos = 0;   // rows of the halo; 0: none given
+  int64_t beside = 3;  // other channels of the projection that x is a slice of
 };
 
 std::vector<Case> cases() {
@@ -54,13 +55,27 @@ std::vector<Case> cases() {
        6,
        {{.begin = 0, .length = 30}, {.begin = 30, .length = 38, .enters = 0}},
        1},
+      // Dense, with channels that can be read in packs.
+      {"several tasks, whose borders lie in runs and near their ends",
+       2,
+       70,
+       12,
+       4,
+       {{.row = 0, .begin = 0, .length = 31, .enters = 1},
+        {.row = 0, .begin = 31, .length = 3},
+        {.row = 0, .begin = 34, .length = 36, .enters = 0},
+        {.row = 1, .begin = 0, .length = 1, .enters = 0},
+        {.row = 1, .begin = 1, .length = 69}},
+       2,
+       8},
   };
 }
 
 struct Inputs {
   Tensor x, weight, bias, halo;
   explicit Inputs(const Case& c)
-      : x(random_tensor({c.rows, c.tokens, c.channels + 3}, 1).narrow(2, 2, c.channels)),  // a slice of a fused projection
+      : x(random_tensor({c.rows, c.tokens, c.channels + c.beside}, 1)
+              .narrow(2, c.beside / 2, c.channels)),  // a slice of a fused projection
         weight(random_tensor({c.channels, c.width}, 2)),
         bias(random_tensor({c.channels}, 3)),
         halo(c.halos ? random_tensor({c.halos, c.width - 1, c.channels}, 4) : Tensor()) {}
@@ -74,14 +89,16 @@ Tensor definition(const Case& c, const Inputs& in) {
 }
 
 // y, dx, d_halo (where there is one), d_weight, d_bias.
-Tensors forward_backward(const Case& c, const Inputs& in, DType dtype) {
+Tensors forward_backward(const Case& c, const Inputs& in, DType dtype, Device device = {}) {
   Tape tape;
-  const Var x = tape.input(in.x.to(dtype)), halo = in.halo ? tape.input(in.halo.to(dtype)) : Var();
-  const Var weight = parameter("weight", in.weight.to(dtype)), bias = parameter("bias", in.bias.to(dtype));
+  const auto there = [&](const Tensor& x) { return testing::on(device, x.to(dtype)); };
+  const Tensor slice = Tensor::empty(in.x.shape().with(-1, c.channels + c.beside), dtype, device).narrow(-1, c.beside / 2, c.channels);
+  slice.copy_from(there(in.x));
+  const Var x = tape.input(slice), halo = in.halo ? tape.input(there(in.halo)) : Var();
+  const Var weight = parameter("weight", there(in.weight)), bias = parameter("bias", there(in.bias));
   const Var y = causal_conv1d_silu(x, weight, bias, halo, c.runs);
   Tensors results = {y.data()};
-  for (const Tensor& gradient : tape.backward({y}, {random_tensor(y.shape(), 5).to(DType::kBFloat16).to(dtype)}))
-    results.push_back(gradient);
+  for (const Tensor& gradient : tape.backward({y}, {there(random_tensor(y.shape(), 5).to(DType::kBFloat16))})) results.push_back(gradient);
   results.push_back(weight.leaf()->grad);
   results.push_back(bias.leaf()->grad);
   return results;
@@ -133,15 +150,20 @@ TEST(CausalConv1d, AddsToTheGradientsOfItsParameters) {
 }
 
 TEST(CausalConv1d, LowerPrecisionsMatchDouble) {
-  for (const Case& c : cases()) {
+  std::vector<Case> all = cases();
+  all.push_back({"more channels than a block takes", 1, 5, 1100, 4, {{.length = 3, .enters = 0}, {.begin = 3, .length = 2}}, 1, 8});
+  for (const Case& c : all) {
     Inputs in(c);
     for (Tensor* x : {&in.x, &in.weight, &in.bias, &in.halo})
       if (*x) *x = x->to(DType::kBFloat16).to(DType::kFloat64);
-    const Tensors exact = forward_backward(c, in, DType::kFloat64), single = forward_backward(c, in, DType::kFloat32),
-                  half = forward_backward(c, in, DType::kBFloat16);
-    for (size_t i = 0; i < exact.size(); ++i) {
-      EXPECT_TENSOR_NEAR(single[i], exact[i], 1e-5) << c.name << ", result " << i;
-      EXPECT_TENSOR_NEAR(half[i], exact[i], i == 0 ? 1e-2 : 2e-2) << c.name << ", result " << i;
+    const Tensors exact = forward_backward(c, in, DType::kFloat64);
+    for (const Device device : testing::devices()) {
+      SCOPED_TRACE(device.is_cuda() ? "on the GPU" : "on the host");
+      const Tensors single = forward_backward(c, in, DType::kFloat32, device), half = forward_backward(c, in, DType::kBFloat16, device);
+      for (size_t i = 0; i < exact.size(); ++i) {
+        EXPECT_TENSOR_NEAR(single[i], exact[i], 1e-5) << c.name << ", result " << i;
+        EXPECT_TENSOR_NEAR(half[i], exact[i], i == 0 ? 1e-2 : 2e-2) << c.name << ", result " << i;
+      }
     }
   }
 }

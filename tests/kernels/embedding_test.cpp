@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/reference/embedding.h"
+#include "tests/support/precision.h"
 #include "tests/support/slices.h"
 #include "tests/support/threads.h"
 
@@ -26,11 +27,11 @@ Tensor random_ids(const Shape& shape, int64_t rows) {
 }
 
 // y and dweight, for dy given.
-Tensors run(const Tensor& ids, const Tensor& weight, const Tensor& dy) {
+Tensors run(const Tensor& ids, const Tensor& weight, const Tensor& dy, Device device = {}) {
   Tape tape;
-  const Var w = parameter("weight", weight);
+  const Var w = parameter("weight", weight.to(device));
   const Var y = embedding(tape.constant(ids), w, kFirstRow, dy.dtype());
-  tape.backward({y}, {dy});
+  tape.backward({y}, {testing::on(device, dy)});
   return {y.data(), w.leaf()->grad};
 }
 
@@ -58,11 +59,33 @@ TEST(Embedding, Fp32AndBf16MatchFp64) {
     for (const DType out : {DType::kFloat32, DType::kBFloat16}) {
       const Tensor ids = random_ids({3, 70}, 20), weight = random_tensor({20, 67}, 1, 1.0, dtype),
                    dy = random_tensor({3, 70, 67}, 2, 1.0, out);
-      const Tensors given = run(ids, weight, dy), expected = run(ids, weight.to(DType::kFloat64), dy.to(DType::kFloat64));
-      EXPECT_EQ(given[0].dtype(), out);
-      EXPECT_EQ(given[1].dtype(), DType::kFloat32);
-      EXPECT_TENSOR_NEAR(given[0], expected[0], out == DType::kFloat32 ? 1e-12 : 4e-3);
-      EXPECT_TENSOR_NEAR(given[1], expected[1], 1e-6);
+      const Tensors expected = run(ids, weight.to(DType::kFloat64), dy.to(DType::kFloat64));
+      for (const Device device : testing::devices()) {
+        SCOPED_TRACE(device.is_cuda() ? "on the GPU" : "on the host");
+        const Tensors given = run(ids, weight, dy, device);
+        EXPECT_EQ(given[0].dtype(), out);
+        EXPECT_EQ(given[1].dtype(), DType::kFloat32);
+        EXPECT_TENSOR_NEAR(given[0], expected[0], out == DType::kFloat32 ? 1e-12 : 4e-3);
+        EXPECT_TENSOR_NEAR(given[1], expected[1], 1e-6);
+      }
+    }
+}
+
+// Rows of one token, of many, and one that every second token has; ids of other ranks among them.
+TEST(Embedding, AddsUpRowsThatFewAndManyTokensHave) {
+  constexpr int64_t kRows = 700, kTokens = 2500;
+  std::vector<int64_t> ids = random_ids({kTokens}, kRows).to_vector<int64_t>();
+  for (size_t i = 0; i < ids.size(); i += 2) ids[i] = kFirstRow + 300;
+  for (size_t i = 1; i < ids.size(); i += 10) ids[i] = kFirstRow + 299 + static_cast<int64_t>(i % 3) * 2;
+  for (const int64_t width : {8, 5})
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      const Tensor id = Tensor::from({kTokens}, ids), weight = random_tensor({kRows, width}, 1, 1.0, dtype),
+                   dy = random_tensor({kTokens, width}, 2, 1.0, dtype);
+      const auto expected = reference::embedding_backward(ids, dy.to_vector<double>(), kRows, width, kFirstRow);
+      for (const Device device : testing::devices()) {
+        SCOPED_TRACE(device.is_cuda() ? "on the GPU" : "on the host");
+        EXPECT_TENSOR_NEAR(run(id, weight, dy, device)[1], Tensor::from({kRows, width}, expected), 1e-6);
+      }
     }
 }
 

@@ -11,6 +11,7 @@ namespace ropewalk {
 namespace {
 
 using testing::Argument;
+using testing::random_aligned_slice;
 using testing::random_slice;
 using testing::random_tensor;
 
@@ -30,6 +31,13 @@ std::vector<Argument> arguments(const Shape& shape, DType dtype = DType::kFloat6
   return {{"y", random_tensor(shape, 1, 1, dtype)},
           {"z", random_slice(shape, 2, 4, dtype)},
           {"weight", random_tensor({shape[-1]}, 3, 1, wide(dtype)), Argument::kParameter}};
+}
+
+// That can be read in packs.
+std::vector<Argument> aligned_arguments(const Shape& shape, DType dtype) {
+  std::vector<Argument> in = arguments(shape, dtype);
+  in[1].value = random_aligned_slice(shape, 2, 4, dtype);
+  return in;
 }
 
 TEST(GatedNorm, EqualsItsDefinition) {
@@ -75,13 +83,32 @@ TEST(GatedNorm, NarrowTypesStayNearDouble) {
   testing::expect_precision(arguments({100, 3, 66}, DType::kBFloat16), norm(2), 1e-2, 2e-2);
 }
 
+// From some lanes of a warp to more than the registers of a GPU's block hold.
+TEST(GatedNorm, TakesGroupsOfAnyWidth) {
+  for (const int64_t width : {8, 64, 264, 768, 2064, 8208, 16400}) {
+    SCOPED_TRACE(width);
+    testing::expect_narrow_precision([&](DType dtype) { return aligned_arguments({3, 2 * width}, dtype); }, norm(2));
+  }
+}
+
+// More of them than a GPU has places for at once.
+TEST(GatedNorm, SumsItsWeightGradientOverManyRows) {
+  testing::expect_narrow_precision([](DType dtype) { return aligned_arguments({6000, 3 * 40}, dtype); }, norm(3));
+  testing::expect_narrow_precision([](DType dtype) { return arguments({600, 66}, dtype); }, norm(2));
+}
+
+// As many as there are heads, and more.
+TEST(GatedNorm, TakesManyGroups) {
+  testing::expect_narrow_precision([](DType dtype) { return aligned_arguments({40, 300 * 8}, dtype); }, norm(300));
+}
+
 TEST(GatedNorm, StaysFiniteAtExtremeGates) {
   for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
     std::vector<Argument> in = arguments({1, 4}, dtype);
     in[1].value = Tensor::from<double>({1, 4}, {-1000, -90, 90, 1000}).to(dtype);
-    const testing::Trace given = testing::trace(in, norm(1));
-    for (const Tensors& tensors : {given.outputs, given.gradients})
-      for (const Tensor& tensor : tensors)
+    const Tensors seeds = testing::random_seeds(in, norm(1));
+    for (const Device device : dtype == DType::kFloat64 ? std::vector<Device>{Cpu{}} : testing::devices())
+      for (const Tensor& tensor : testing::trace(testing::on(device, in), norm(1), testing::on(device, seeds)).all())
         for (const double value : tensor.to_vector<double>()) EXPECT_TRUE(std::isfinite(value));
   }
 }
@@ -93,12 +120,13 @@ TEST(GatedNorm, GivesTheSameBitsOnOneAndTwoThreads) {
 }
 
 TEST(GatedNorm, TakesEmptyTensors) {
-  for (const Shape& shape : {Shape{0, 4}, Shape{3, 0}}) {
-    const std::vector<Argument> in = arguments(shape, DType::kFloat32);
-    const testing::Trace given = testing::trace(in, norm(2), {Tensor::zeros(shape, DType::kFloat32)});
-    EXPECT_EQ(given.outputs[0].shape(), shape);
-    for (const double g : given.gradients[2].to_vector<double>()) EXPECT_EQ(g, 0);
-  }
+  for (const Shape& shape : {Shape{0, 4}, Shape{3, 0}})
+    for (const Device device : testing::devices()) {
+      const std::vector<Argument> in = testing::on(device, arguments(shape, DType::kFloat32));
+      const testing::Trace given = testing::trace(in, norm(2), {Tensor::zeros(shape, DType::kFloat32, device)});
+      EXPECT_EQ(given.outputs[0].shape(), shape);
+      for (const double g : given.gradients[2].to_vector<double>()) EXPECT_EQ(g, 0);
+    }
 }
 
 TEST(GatedNorm, NamesWhatDoesNotFit) {

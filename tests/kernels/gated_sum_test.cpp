@@ -18,6 +18,11 @@ using testing::random_tensor;
 // The logits, then the branches.
 Vars mixed(const Vars& in) { return {gated_sum(in[0], {in.begin() + 1, in.end()})}; }
 
+std::vector<Argument> dense(std::vector<Argument> arguments) {
+  for (Argument& argument : arguments) argument.value = argument.value.contiguous_copy();
+  return arguments;
+}
+
 std::vector<Argument> arguments(const Shape& shape, int64_t branches, double scale = 1, DType dtype = DType::kFloat64) {
   std::vector<Argument> in = {{"logits", random_slice(shape.with(-1, (branches - 1) * shape[-1]), 1, scale, dtype)}};
   for (int64_t k = 0; k < branches; ++k) in.push_back({"x", random_slice(shape, static_cast<uint64_t>(2 + k), 1, dtype)});
@@ -54,14 +59,19 @@ TEST(GatedSum, BackwardMatchesFiniteDifferences) {
 }
 
 TEST(GatedSum, NarrowTypesStayNearDouble) {
-  testing::expect_precision(arguments({20, 70}, 3, 3, DType::kFloat32), mixed, 1e-5, 1e-5);
-  testing::expect_precision(arguments({20, 70}, 3, 3, DType::kBFloat16), mixed, 1e-2, 2e-2);
+  for (const int64_t branches : {2, 3, 8}) {
+    testing::expect_precision(arguments({20, 70}, branches, 3, DType::kFloat32), mixed, 1e-5, 1e-5);
+    testing::expect_precision(arguments({20, 70}, branches, 3, DType::kBFloat16), mixed, 1e-2, 2e-2);
+    testing::expect_precision(dense(arguments({5, 72}, branches, 3, DType::kFloat32)), mixed, 1e-5, 1e-5);
+    testing::expect_precision(dense(arguments({5, 72}, branches, 3, DType::kBFloat16)), mixed, 1e-2, 2e-2);
+  }
 }
 
 TEST(GatedSum, SaturatesWithoutNan) {
   const Tensor logits = Tensor::from<float>({4}, {-1e30f, -200, 200, 1e30f}), a = Tensor::full({4}, 2, DType::kFloat32),
                b = Tensor::full({4}, 3, DType::kFloat32);
-  EXPECT_EQ(gated_sum(logits, {a, b}).data().to_vector<float>(), (std::vector<float>{3, 3, 2, 2}));
+  for (const Device device : testing::devices())
+    EXPECT_EQ(gated_sum(logits.to(device), {a.to(device), b.to(device)}).data().to_vector<float>(), (std::vector<float>{3, 3, 2, 2}));
 }
 
 TEST(GatedSum, GivesTheSameBitsOnOneAndTwoThreads) {

@@ -11,6 +11,7 @@ namespace ropewalk {
 namespace {
 
 using testing::Argument;
+using testing::random_aligned_slice;
 using testing::random_slice;
 using testing::random_tensor;
 
@@ -85,6 +86,32 @@ TEST(LayerNorm, NarrowTypesStayNearDouble) {
   testing::expect_precision(arguments(random_slice({130, 70}, 1, 1, DType::kBFloat16)), norm, 1e-2, 2e-2);
 }
 
+// From some lanes of a warp to more than the registers of a GPU's block hold.
+TEST(LayerNorm, TakesRowsOfAnyWidth) {
+  for (const int64_t width : {8, 64, 264, 768, 2064, 8208, 16400}) {
+    SCOPED_TRACE(width);
+    testing::expect_narrow_precision([&](DType dtype) { return arguments(random_aligned_slice({3, width}, 1, 1, dtype)); }, norm);
+  }
+}
+
+// More of them than a GPU has places for at once.
+TEST(LayerNorm, SumsItsParametersGradientsOverManyRows) {
+  testing::expect_narrow_precision([](DType dtype) { return arguments(random_tensor({5000, 136}, 1, 1, dtype)); }, norm);
+  testing::expect_narrow_precision([](DType dtype) { return arguments(random_slice({1700, 33}, 1, 1, dtype)); }, norm);
+}
+
+TEST(LayerNorm, GivesOnlyWhatIsWantedInNarrowTypes) {
+  for (size_t wanted = 0; wanted < 3; ++wanted)
+    testing::expect_narrow_precision(
+        [&](DType dtype) {
+          std::vector<Argument> in = arguments(random_tensor({5, 72}, 1, 1, dtype));
+          for (size_t i = 0; i < 3; ++i)
+            if (i != wanted) in[i].kind = Argument::kConstant;
+          return in;
+        },
+        norm);
+}
+
 // The residual stream is fp32 where the branches are bf16.
 TEST(LayerNorm, ConvertsBetweenItsInputAndOutput) {
   const auto convert = [](const Vars& in) {
@@ -102,12 +129,15 @@ TEST(LayerNorm, GivesTheSameBitsOnOneAndTwoThreads) {
 }
 
 TEST(LayerNorm, TakesEmptyTensors) {
-  for (const Shape& shape : {Shape{0, 4}, Shape{3, 0}, Shape{2, 0, 5}}) {
-    const testing::Trace given =
-        testing::trace(arguments(Tensor::zeros(shape, DType::kFloat32)), norm, {Tensor::zeros(shape, DType::kFloat32)});
-    EXPECT_EQ(given.outputs[0].shape(), shape);
-    EXPECT_EQ(given.gradients[0].shape(), shape);
-  }
+  for (const Shape& shape : {Shape{0, 4}, Shape{3, 0}, Shape{2, 0, 5}})
+    for (const Device device : testing::devices()) {
+      const Tensor nothing = Tensor::zeros(shape, DType::kFloat32, device);
+      const testing::Trace given = testing::trace(testing::on(device, arguments(nothing)), norm, {nothing});
+      EXPECT_EQ(given.outputs[0].shape(), shape);
+      EXPECT_EQ(given.gradients[0].shape(), shape);
+      for (const Tensor& of_parameter : {given.gradients[1], given.gradients[2]})
+        for (const double g : of_parameter.to_vector<double>()) EXPECT_EQ(g, 0);
+    }
 }
 
 TEST(LayerNorm, NamesWhatDoesNotFit) {

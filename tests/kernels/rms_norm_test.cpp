@@ -11,6 +11,7 @@ namespace ropewalk {
 namespace {
 
 using testing::Argument;
+using testing::random_aligned_slice;
 using testing::random_slice;
 using testing::random_tensor;
 
@@ -111,6 +112,33 @@ TEST(RmsNorm, NarrowTypesStayNearDouble) {
   testing::expect_precision(arguments(random_slice({130, 70}, 1, 1, DType::kBFloat16)), norm, 1e-2, 2e-2);
 }
 
+// From some lanes of a warp to more than the registers of a GPU's block hold.
+TEST(RmsNorm, TakesRowsOfAnyWidth) {
+  for (const int64_t width : {8, 64, 264, 768, 2064, 8208, 16400}) {
+    SCOPED_TRACE(width);
+    testing::expect_narrow_precision([&](DType dtype) { return arguments(random_aligned_slice({3, width}, 1, 1, dtype)); }, norm);
+  }
+  testing::expect_narrow_precision([&](DType dtype) { return arguments(random_slice({2, 1100}, 1, 1, dtype)); }, norm);
+}
+
+// More of them than a GPU has places for at once.
+TEST(RmsNorm, SumsItsWeightGradientOverManyRows) {
+  testing::expect_narrow_precision([](DType dtype) { return arguments(random_tensor({5000, 136}, 1, 1, dtype)); }, norm);
+  testing::expect_narrow_precision([](DType dtype) { return arguments(random_slice({1700, 33}, 1, 1, dtype)); }, norm);
+}
+
+TEST(RmsNorm, NormalisesHeadsInNarrowTypes) {
+  for (const auto& [heads, width] : {std::pair{3, 5}, {7, 16}, {3, 128}})
+    for (const auto& norm_of : {norm, zero_centered})
+      testing::expect_narrow_precision(
+          [&, heads = heads, width = width](DType dtype) {
+            std::vector<Argument> in = arguments(random_aligned_slice({2, 65, heads * width}, 1, 1, dtype));
+            in[1].value = random_tensor({width}, 2, 1, wide(dtype));
+            return in;
+          },
+          norm_of);
+}
+
 // The residual stream is fp32 where the branches are bf16.
 TEST(RmsNorm, ConvertsBetweenItsInputAndOutput) {
   for (const auto& [from, to] : {std::pair{DType::kFloat32, DType::kBFloat16}, {DType::kBFloat16, DType::kFloat32}}) {
@@ -134,13 +162,14 @@ TEST(RmsNorm, GivesTheSameBitsOnOneAndTwoThreads) {
 }
 
 TEST(RmsNorm, TakesEmptyTensors) {
-  for (const Shape& shape : {Shape{0, 4}, Shape{3, 0}, Shape{2, 0, 5}}) {
-    const std::vector<Argument> in = arguments(Tensor::zeros(shape, DType::kFloat32));
-    const testing::Trace given = testing::trace(in, norm, {Tensor::zeros(shape, DType::kFloat32)});
-    EXPECT_EQ(given.outputs[0].shape(), shape);
-    EXPECT_EQ(given.gradients[0].shape(), shape);
-    for (const double g : given.gradients[1].to_vector<double>()) EXPECT_EQ(g, 0);
-  }
+  for (const Shape& shape : {Shape{0, 4}, Shape{3, 0}, Shape{2, 0, 5}})
+    for (const Device device : testing::devices()) {
+      const Tensor nothing = Tensor::zeros(shape, DType::kFloat32, device);
+      const testing::Trace given = testing::trace(testing::on(device, arguments(nothing)), norm, {nothing});
+      EXPECT_EQ(given.outputs[0].shape(), shape);
+      EXPECT_EQ(given.gradients[0].shape(), shape);
+      for (const double g : given.gradients[1].to_vector<double>()) EXPECT_EQ(g, 0);
+    }
 }
 
 TEST(RmsNorm, NamesWhatDoesNotFit) {

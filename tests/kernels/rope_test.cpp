@@ -104,6 +104,19 @@ TEST(Rope, NarrowTypesStayNearDoubleFarIntoADocument) {
   testing::expect_precision({{"x", sliced({2, 50, 3, 64}, 1, DType::kBFloat16)}}, turned(positions(2, 50)), 1e-2, 2e-2);
 }
 
+TEST(Rope, NarrowTypesTurnAnyHeads) {
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    const double tolerance = dtype == DType::kFloat32 ? 1e-5 : 1e-2;
+    for (const Shape& shape : {Shape{2, 7, 5, 64}, Shape{3, 4, 9, 32}, Shape{1, 3, 1, 10}, Shape{2, 3, 4, 20}})
+      for (const double fraction : {0.0, 0.5, 0.8, 1.0}) {
+        if (!rotated_channels({.fraction = fraction}, shape[3])) continue;
+        SCOPED_TRACE(shape.to_string());
+        testing::expect_precision({{"x", random_tensor(shape, 1, 1, dtype)}}, turned(positions(shape[0], shape[1]), fraction), tolerance,
+                                  2 * tolerance);
+      }
+  }
+}
+
 TEST(Rope, GivesTheSameBitsOnOneAndTwoThreads) {
   testing::expect_same_bits_on_one_and_two_threads([&] {
     return testing::trace({{"x", random_tensor({2, 600, 4, 34}, 1, 1, DType::kFloat32)}}, turned(positions(2, 600))).all();

@@ -31,6 +31,8 @@ TEST(RowGate, Fp32AndBf16MatchFp64) {
     const double tolerance = dtype == DType::kFloat32 ? 1e-5 : 1e-2;
     testing::expect_precision({{"x", random_slice({9, 130}, 1, 1.0, dtype)}, {"gate", random_tensor({9, 1}, 2, 1.0, dtype)}}, gated,
                               tolerance, tolerance);
+    testing::expect_precision({{"x", random_tensor({9, 136}, 1, 1.0, dtype)}, {"gate", random_slice({9, 1}, 2, 5.0, dtype)}}, gated,
+                              tolerance, tolerance);
   }
 }
 

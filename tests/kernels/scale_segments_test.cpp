@@ -31,6 +31,9 @@ TEST(ScaleSegments, BackwardMatchesFiniteDifferences) {
 TEST(ScaleSegments, NarrowTypesStayNearDouble) {
   testing::expect_precision({{"x", random_slice({40, 9}, 1, 1, DType::kFloat32)}}, scaled, 1e-6, 1e-6);
   testing::expect_precision({{"x", random_slice({40, 9}, 1, 1, DType::kBFloat16)}}, scaled, 4e-3, 4e-3);
+  const auto by_packs = [](const Vars& in) { return Vars{scale_segments(in[0], {{16, 0.5}, {0, 3}, {8, -2}, {8, 0.3}})}; };
+  testing::expect_precision({{"x", random_tensor({40, 32}, 1, 1, DType::kFloat32)}}, by_packs, 1e-6, 1e-6);
+  testing::expect_precision({{"x", random_tensor({40, 32}, 1, 1, DType::kBFloat16)}}, by_packs, 4e-3, 4e-3);
 }
 
 TEST(ScaleSegments, GivesTheSameBitsOnOneAndTwoThreads) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/reference/weighted_sum.h"
+#include "tests/support/precision.h"
 #include "tests/support/slices.h"
 #include "tests/support/threads.h"
 
@@ -70,6 +71,28 @@ TEST(WeightedSum, Fp32AndBf16MatchFp64) {
       const Tensors given = gradients(false), expected = gradients(true);
       for (size_t i = 0; i < x.size(); ++i) EXPECT_TENSOR_NEAR(given[i], expected[i], x[i].dtype() == DType::kFloat32 ? 1e-6 : 4e-3);
     }
+}
+
+// By ones and by packs, all of one dtype and mixed, and more terms than a kernel takes.
+TEST(WeightedSum, OfManyTermsStaysNearDouble) {
+  for (const DType first : {DType::kFloat32, DType::kBFloat16})
+    for (const DType second : {DType::kFloat32, DType::kBFloat16})
+      for (const size_t count : {2, 4, 6}) {
+        const double tolerance = first == DType::kFloat32 && second == DType::kFloat32 ? 1e-6 : 1e-2;
+        std::vector<testing::Argument> dense, slices, whole;
+        for (size_t k = 0; k < count; ++k) {
+          const DType dtype = k % 2 ? second : first;
+          dense.push_back({"x", random_tensor({5, 72}, k, 1, dtype)});
+          slices.push_back({"x", random_slice({2, 3, 7}, k, 1, dtype)});
+          whole.push_back({"x", k == 1 ? random_tensor({4, 3, 16}, k, 1, dtype).narrow(1, 0, 2) : random_tensor({4, 2, 16}, k, 1, dtype)});
+        }
+        const auto sum = [&](const Vars& in) {
+          std::vector<double> weights;
+          for (size_t k = 0; k < count; ++k) weights.push_back(0.5 * static_cast<double>(k) - 0.7);
+          return Vars{weighted_sum(in, weights)};
+        };
+        for (const auto& arguments : {dense, slices, whole}) testing::expect_precision(arguments, sum, tolerance, 2 * tolerance);
+      }
 }
 
 TEST(WeightedSum, GivesTheSameBitsOnOneAndTwoThreads) {

@@ -60,12 +60,22 @@ inline Trace trace(const std::vector<Argument>& arguments, const std::function<V
   return trace(arguments, function, random_seeds(arguments, function));
 }
 
-// x there; a view of parts of rows stays one.
+// x there; a view of parts of rows stays one, at multiples of eight elements where x is.
 inline Tensor on(Device device, const Tensor& x) {
   if (device == x.device() || x.contiguous()) return x.to(device);
-  const Tensor view = Tensor::empty(x.shape().with(-1, x.dim(-1) + 3), x.dtype(), device).narrow(-1, 2, x.dim(-1));
+  const bool aligned = x.rank() > 1 && x.stride(-2) % 8 == 0;
+  const int64_t more = aligned ? 8 : 3, begin = aligned ? 8 : 2;
+  const Tensor view = Tensor::empty(x.shape().with(-1, x.dim(-1) + more), x.dtype(), device).narrow(-1, begin, x.dim(-1));
   view.copy_from(x);
   return view;
+}
+inline Tensors on(Device device, Tensors all) {
+  for (Tensor& x : all) x = on(device, x);
+  return all;
+}
+inline std::vector<Argument> on(Device device, std::vector<Argument> arguments) {
+  for (Argument& argument : arguments) argument.value = on(device, argument.value);
+  return arguments;
 }
 
 inline std::vector<Device> devices() {
@@ -86,16 +96,19 @@ inline void expect_precision(const std::vector<Argument>& arguments, const std::
   const Trace expected = trace(exact, function, exact_seeds);
   for (const Device device : devices()) {
     SCOPED_TRACE(device.is_cuda() ? "on the GPU" : "on the host");
-    std::vector<Argument> there = arguments;
-    for (Argument& argument : there) argument.value = on(device, argument.value);
-    Tensors seeds_there;
-    for (const Tensor& seed : seeds) seeds_there.push_back(on(device, seed));
-    const Trace given = trace(there, function, seeds_there);
+    const Trace given = trace(on(device, arguments), function, on(device, seeds));
     for (size_t i = 0; i < given.outputs.size(); ++i)
       EXPECT_LT(relative_error(given.outputs[i], expected.outputs[i]), output_tolerance) << "output " << i;
     for (size_t i = 0; i < given.gradients.size(); ++i)
       EXPECT_LT(relative_error(given.gradients[i], expected.gradients[i]), gradient_tolerance) << "gradient " << i;
   }
+}
+
+// Both narrow types, to what is asked of every op.
+inline void expect_narrow_precision(const std::function<std::vector<Argument>(DType)>& arguments,
+                                    const std::function<Vars(const Vars&)>& function) {
+  expect_precision(arguments(DType::kFloat32), function, 1e-5, 1e-5);
+  expect_precision(arguments(DType::kBFloat16), function, 1e-2, 2e-2);
 }
 
 }  // namespace ropewalk::testing

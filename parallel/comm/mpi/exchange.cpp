@@ -42,6 +42,26 @@ void Exchange::receive(void* data, int64_t bytes, int from) {
        [&](char* part, int length, MPI_Request* request) { return MPI_Irecv(part, length, MPI_BYTE, from, tag_, group_->comm, request); });
 }
 
+void Exchange::send(const Piece& piece, int to) {
+  if (piece.dense()) return send(piece.data(), piece.bytes(), to);
+  const Tensor dense = Tensor::empty({piece.bytes()}, DType::kUInt8);
+  piece.store(0, piece.bytes(), static_cast<char*>(dense.raw()));
+  keep(dense);
+  send(dense.raw(), dense.bytes(), to);
+}
+
+void Exchange::receive(const Piece& piece, int from) {
+  if (piece.dense()) return receive(piece.data(), piece.bytes(), from);
+  const Tensor dense = Tensor::empty({piece.bytes()}, DType::kUInt8);
+  arriving_.push_back({piece, dense});
+  receive(dense.raw(), dense.bytes(), from);
+}
+
+void Exchange::place_arrived() {
+  for (const Arriving& arrived : arriving_) arrived.piece.load(0, arrived.piece.bytes(), static_cast<const char*>(arrived.dense.raw()));
+  arriving_.clear();
+}
+
 void Exchange::finish(int index, const MPI_Status& status) {
   Message& message = messages_[index];
   message.done = true;
@@ -72,6 +92,7 @@ bool Exchange::advance() {
     happened = true;
     requests_.clear();
     messages_.clear();
+    place_arrived();
     const auto next = std::exchange(next_, nullptr);
     if (next) next();
     done_ = !next;

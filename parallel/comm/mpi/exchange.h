@@ -6,6 +6,7 @@
 #pragma once
 
 #include "parallel/comm/mpi/operation.h"
+#include "parallel/comm/mpi/piece.h"
 
 namespace ropewalk {
 
@@ -16,6 +17,9 @@ class Exchange : public Operation {
 
   void send(const void* data, int64_t bytes, int to);
   void receive(void* data, int64_t bytes, int from);
+  // By way of dense copies where the piece is not dense.
+  void send(const Piece& piece, int to);
+  void receive(const Piece& piece, int from);
   void then(std::function<void()> next) { next_ = std::move(next); }  // once all messages so far have gone and come
   // Looks which messages have gone or come, and goes on with the next round after the last of a round.
   bool advance() override;
@@ -26,9 +30,14 @@ class Exchange : public Operation {
     int peer, bytes;
     bool incoming, done;
   };
+  struct Arriving {
+    Piece piece;
+    Tensor dense;
+  };
   template <class Post>
   void post(char* data, int64_t bytes, int peer, bool incoming, const Post& start);
   bool test();
+  void place_arrived();
   void finish(int index, const MPI_Status& status);
   std::vector<int> awaited() const override;
 
@@ -38,6 +47,7 @@ class Exchange : public Operation {
   std::vector<int> moved_;         // room for MPI_Testsome
   std::vector<MPI_Status> statuses_;
   size_t outstanding_ = 0;
+  std::vector<Arriving> arriving_;  // to be put in their places after this round
   std::function<void()> next_;
 };
 

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
 
 #include "kernels/flat/flat.h"
 #include "parallel/comm/mpi/exchange.h"
 #include "parallel/comm/mpi/lookout.h"
+#include "parallel/comm/mpi/relayed_collectives.h"
 #include "parallel/comm/mpi/shared_memory.h"
 
 namespace ropewalk {
@@ -49,6 +49,22 @@ Tensor sum_of(const Tensor& addends) {
   return sum.to(addends.dtype());
 }
 
+Pieces bytes_of(const Tensors& pieces) { return {pieces.begin(), pieces.end()}; }
+
+// Dense tensors where they are cut.
+Pieces bytes_of(const Tensor& x, const Cuts& cuts) {
+  Pieces pieces;
+  for (size_t rank = 0; rank + 1 < cuts.size(); ++rank)
+    pieces.emplace_back(x.reshape({x.numel()}).narrow(0, cuts[rank], cuts[rank + 1] - cuts[rank]));
+  return pieces;
+}
+
+int64_t bytes_together(const Pieces& pieces) {
+  int64_t bytes = 0;
+  for (const Piece& piece : pieces) bytes += piece.bytes();
+  return bytes;
+}
+
 class MpiTransport : public Transport {
  public:
   MpiTransport(std::shared_ptr<Communicator> group, std::shared_ptr<Progress> progress)
@@ -61,9 +77,10 @@ class MpiTransport : public Transport {
   Deadline deadline(const char* label) override { return progress_->lookout().deadline(label); }
 
   Tensor allocate_shared(const Shape& shape, DType dtype) override;
+  void open_relay() override;
   Work all_reduce(const Tensor& in, const Tensor& out, const char* label) override;
-  Work all_gather(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) override;
-  Work reduce_scatter(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) override;
+  Work all_gather(const Tensor& in, const Tensors& pieces, const char* label) override;
+  Work reduce_scatter(const Tensors& pieces, const Tensor& out, const char* label) override;
   Work all_to_all(const Tensor& in, const Cuts& sent, const Tensor& out, const Cuts& received, const char* label) override;
   Work send(const Tensor& in, int to, const char* label) override;
   Work receive(const Tensor& out, int from, const char* label) override;
@@ -71,31 +88,20 @@ class MpiTransport : public Transport {
   std::shared_ptr<Transport> split(int color, const std::shared_ptr<Account>& account) override;
 
  private:
-  // A buffer and where it is cut among the ranks.
-  struct Pieces {
-    char* data;
-    int64_t element_bytes;
-    Cuts cuts;
-    int64_t length(int rank) const { return cuts[rank + 1] - cuts[rank]; }
-    char* piece(int rank) const { return data + cuts[rank] * element_bytes; }
-    int64_t bytes(int rank) const { return length(rank) * element_bytes; }
-  };
-  static Pieces pieces(const Tensor& x, const Cuts& cuts) {
-    return {static_cast<char*>(x.raw()), static_cast<int64_t>(size_of(x.dtype())), cuts};
-  }
-
-  std::shared_ptr<Exchange> collective(const char* name, const Tensor& x, const char* label);
+  Description next_collective(const char* name, int64_t bytes, DType dtype, const char* label);
+  std::shared_ptr<Exchange> exchange(const Description& what);
   std::shared_ptr<Exchange> point_to_point(const char* name, const Tensor& x, const char* label);
   Work start(const std::shared_ptr<Operation>& operation);
-  Tensor exchange(Exchange& operation, const Tensor& in, const Cuts& cuts) const;
-  Work start_shared(const char* name, const std::shared_ptr<SharedTensors>& shared, const Tensor& x, int64_t sent, const char* label,
-                    SharedOperation::Part part);
+  Tensor give_pieces(Exchange& operation, const Pieces& pieces, DType dtype) const;
+  Work start_shared(const std::shared_ptr<SharedTensors>& shared, const Description& what, std::function<void()> part);
+  Work start_relayed(const Description& what, RelayedOperation::Plan plan, const Tensor& in, const Tensor& out);
   void broadcast_in_place(const Tensor& x, int root);
   std::shared_ptr<SharedTensors> shared_memory_of(const Tensor& x) const;
 
   std::shared_ptr<Communicator> group_;
   std::shared_ptr<Progress> progress_;
   std::vector<std::weak_ptr<SharedTensors>> shared_;  // that some tensor still lies in
+  std::shared_ptr<Relay> relay_;                      // may be null
   int64_t tags_, collectives_ = 0, transfers_ = 0;
 };
 
@@ -112,15 +118,24 @@ Tensor MpiTransport::allocate_shared(const Shape& shape, DType dtype) {
   return Tensor::over(tensors, tensors->of(rank()).raw(), shape, dtype);
 }
 
+void MpiTransport::open_relay() {
+  const Deadline bound = deadline("shared memory");
+  if (!relay_) relay_ = Relay::open(*group_);
+}
+
 std::shared_ptr<SharedTensors> MpiTransport::shared_memory_of(const Tensor& x) const {
   for (const auto& known : shared_)
-    if (auto tensors = known.lock(); tensors && tensors->offset_of(x, rank()) >= 0) return tensors;
+    if (auto tensors = known.lock(); tensors && tensors->contain(x, rank())) return tensors;
   return nullptr;
 }
 
-std::shared_ptr<Exchange> MpiTransport::collective(const char* name, const Tensor& x, const char* label) {
-  const int tag = static_cast<int>(1 + collectives_++ % tags_);
-  return std::make_shared<Exchange>(group_, tag, Description{name, label, collectives_, x.bytes(), x.dtype()});
+// `bytes`: of the whole, of which ranks may hold pieces.
+Description MpiTransport::next_collective(const char* name, int64_t bytes, DType dtype, const char* label) {
+  return {name, label, ++collectives_, bytes, dtype};
+}
+
+std::shared_ptr<Exchange> MpiTransport::exchange(const Description& what) {
+  return std::make_shared<Exchange>(group_, static_cast<int>(1 + (what.number - 1) % tags_), what);
 }
 
 std::shared_ptr<Exchange> MpiTransport::point_to_point(const char* name, const Tensor& x, const char* label) {
@@ -134,115 +149,127 @@ Work MpiTransport::start(const std::shared_ptr<Operation>& operation) {
   return Work([operation, progress = progress_] { progress->wait(*operation); });
 }
 
-// Gives every rank its piece of `in` and takes theirs of this rank's piece: [ranks, piece].
-Tensor MpiTransport::exchange(Exchange& operation, const Tensor& in, const Cuts& cuts) const {
-  const Pieces from = pieces(in, cuts);
-  const int64_t bytes = from.bytes(rank());
-  const Tensor addends = Tensor::empty({size(), from.length(rank())}, in.dtype());
+// Gives every rank its piece of a buffer and takes theirs of this rank's piece: [ranks, piece].
+Tensor MpiTransport::give_pieces(Exchange& operation, const Pieces& pieces, DType dtype) const {
+  const int64_t bytes = pieces[rank()].bytes();
+  const Tensor addends = Tensor::empty({size(), bytes / static_cast<int64_t>(size_of(dtype))}, dtype);
   char* const rows = static_cast<char*>(addends.raw());
   group_->for_each_peer([&](int peer) {
     operation.receive(rows + peer * bytes, bytes, peer);
-    operation.send(from.piece(peer), from.bytes(peer), peer);
+    operation.send(pieces[peer], peer);
   });
-  std::memcpy(rows + rank() * bytes, from.piece(rank()), static_cast<size_t>(bytes));
-  operation.keep(in);
+  pieces[rank()].store(0, bytes, rows + rank() * bytes);
   operation.keep(addends);
   return addends;
 }
 
-// `sent`: the bytes that the same operation would send by messages.
-Work MpiTransport::start_shared(const char* name, const std::shared_ptr<SharedTensors>& shared, const Tensor& x, int64_t sent,
-                                const char* label, SharedOperation::Part part) {
-  group_->count_sent(sent);
-  const Description what{name, label, ++collectives_, x.bytes(), x.dtype()};
-  return start(std::make_shared<SharedOperation>(group_, shared, x, what, std::move(part)));
+Work MpiTransport::start_shared(const std::shared_ptr<SharedTensors>& shared, const Description& what, std::function<void()> part) {
+  return start(std::make_shared<SharedOperation>(group_, shared, what, std::move(part)));
 }
 
-namespace {
-
-Tensors narrowed(const Tensors& parts, int64_t begin, int64_t end) {
-  Tensors slices;
-  for (const Tensor& part : parts) slices.push_back(part.narrow(0, begin, end - begin));
-  return slices;
+Work MpiTransport::start_relayed(const Description& what, RelayedOperation::Plan plan, const Tensor& in, const Tensor& out) {
+  const auto operation = std::make_shared<RelayedOperation>(group_, relay_, what, std::move(plan));
+  operation->keep(in);
+  operation->keep(out);
+  return start(operation);
 }
-
-}  // namespace
 
 // Reduce-scatter, then all-gather: every element is added on one rank only, so all ranks get the same bits.
 Work MpiTransport::all_reduce(const Tensor& in, const Tensor& out, const char* label) {
   const Cuts cuts = even_cuts(in.numel(), size());
-  const int64_t begin = cuts[rank()], end = cuts[rank() + 1];
+  const Pieces from = bytes_of(in, cuts), to = bytes_of(out, cuts);
+  const Description what = next_collective("all_reduce", in.bytes(), in.dtype(), label);
+  const int64_t own = to[rank()].bytes(), moved = in.bytes() - own + (size() - 1) * own;
   if (const auto shared = shared_memory_of(in); shared && in.storage() == out.storage()) {
-    const int64_t moved = in.numel() - (end - begin) + (size() - 1) * (end - begin);
-    return start_shared("all_reduce", shared, in, moved * size_of(in.dtype()), label, [begin, end](const Tensors& parts) {
-      const Tensors slices = narrowed(parts, begin, end);
+    group_->count_sent(moved);
+    const Tensor mine = in.reshape({in.numel()}).narrow(0, cuts[rank()], cuts[rank() + 1] - cuts[rank()]);
+    return start_shared(shared, what, [slices = shared->everywhere(mine, rank())] {
       launch(slices.front().device(), SumInto{.spans = slices, .targets = slices});
     });
   }
-  const auto operation = collective("all_reduce", in, label);
+  if (relay_) {
+    group_->count_sent(moved);
+    return start_relayed(what, relayed_all_reduce(from, to, in.dtype(), rank()), in, out);
+  }
+  const auto operation = exchange(what);
+  operation->keep(in);
   operation->keep(out);
-  const Tensor addends = exchange(*operation, in, cuts);
-  operation->then([&op = *operation, group = group_, addends, to = pieces(out, cuts)] {
+  const Tensor addends = give_pieces(*operation, from, in.dtype());
+  operation->then([&op = *operation, group = group_, addends, to] {
     const Tensor sum = sum_of(addends);
     op.keep(sum);
-    std::memcpy(to.piece(group->rank), sum.raw(), static_cast<size_t>(sum.bytes()));
+    to[group->rank].load(0, sum.bytes(), static_cast<const char*>(sum.raw()));
     group->for_each_peer([&](int peer) {
-      op.receive(to.piece(peer), to.bytes(peer), peer);
+      op.receive(to[peer], peer);
       op.send(sum.raw(), sum.bytes(), peer);
     });
   });
   return start(operation);
 }
 
-Work MpiTransport::reduce_scatter(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) {
-  const int64_t begin = cuts[rank()], end = cuts[rank() + 1];
-  if (const auto shared = shared_memory_of(in); shared && in.storage() == out.storage()) {
-    const int64_t moved = in.numel() - (end - begin);
-    return start_shared("reduce_scatter", shared, in, moved * size_of(in.dtype()), label, [begin, end, own = rank()](const Tensors& parts) {
-      const Tensors slices = narrowed(parts, begin, end);
+Work MpiTransport::reduce_scatter(const Tensors& pieces, const Tensor& out, const char* label) {
+  const Tensor &front = pieces.front(), &mine = pieces[rank()];
+  const Pieces from = bytes_of(pieces);
+  const int64_t bytes = bytes_together(from), sent = bytes - mine.bytes();
+  const Description what = next_collective("reduce_scatter", bytes, out.dtype(), label);
+  if (const auto shared = shared_memory_of(front); shared && front.storage() == out.storage()) {
+    group_->count_sent(sent);
+    return start_shared(shared, what, [slices = shared->everywhere(mine, rank()), own = rank()] {
       launch(slices.front().device(), SumInto{.spans = slices, .targets = {slices[own]}});
     });
   }
-  const auto operation = collective("reduce_scatter", in, label);
+  if (relay_) {
+    group_->count_sent(sent);
+    return start_relayed(what, relayed_reduce_scatter(from, Piece(out), out.dtype(), rank()), front, out);
+  }
+  const auto operation = exchange(what);
+  operation->keep(front);
   operation->keep(out);
-  const Tensor addends = exchange(*operation, in, cuts);
-  operation->then([addends, to = out.raw()] {
+  const Tensor addends = give_pieces(*operation, from, out.dtype());
+  operation->then([addends, to = Piece(out)] {
     const Tensor sum = sum_of(addends);
-    std::memcpy(to, sum.raw(), static_cast<size_t>(sum.bytes()));
+    to.load(0, sum.bytes(), static_cast<const char*>(sum.raw()));
   });
   return start(operation);
 }
 
-Work MpiTransport::all_gather(const Tensor& in, const Tensor& out, const Cuts& cuts, const char* label) {
-  if (const auto shared = shared_memory_of(out); shared && in.storage() == out.storage())
-    return start_shared("all_gather", shared, out, (size() - 1) * in.bytes(), label, [cuts, own = rank()](const Tensors& parts) {
-      for (int from = 0; from < std::ssize(parts); ++from) {
-        const Tensors pieces = narrowed(parts, cuts[from], cuts[from + 1]);
-        if (from != own) pieces[own].copy_from(pieces[from]);
-      }
+Work MpiTransport::all_gather(const Tensor& in, const Tensors& pieces, const char* label) {
+  const Tensor& front = pieces.front();
+  const Pieces to = bytes_of(pieces);
+  const int64_t sent = (size() - 1) * in.bytes();
+  const Description what = next_collective("all_gather", bytes_together(to), in.dtype(), label);
+  if (const auto shared = shared_memory_of(front); shared && in.storage() == front.storage()) {
+    group_->count_sent(sent);
+    return start_shared(shared, what, [shared, pieces, own = rank()] {
+      for (int from = 0; from < std::ssize(pieces); ++from)
+        if (from != own) pieces[from].copy_from(shared->everywhere(pieces[from], own)[from]);
     });
-  const auto operation = collective("all_gather", out, label);
+  }
+  if (relay_) {
+    group_->count_sent(sent);
+    return start_relayed(what, relayed_all_gather(Piece(in), to, rank()), in, front);
+  }
+  const auto operation = exchange(what);
   operation->keep(in);
-  operation->keep(out);
-  const Pieces to = pieces(out, cuts);
+  operation->keep(front);
   group_->for_each_peer([&](int peer) {
-    operation->receive(to.piece(peer), to.bytes(peer), peer);
+    operation->receive(to[peer], peer);
     operation->send(in.raw(), in.bytes(), peer);
   });
-  if (to.piece(rank()) != in.raw()) std::memcpy(to.piece(rank()), in.raw(), static_cast<size_t>(in.bytes()));
+  if (const Piece from(in); !from.is(to[rank()])) to[rank()].load(0, in.bytes(), from.data());
   return start(operation);
 }
 
 Work MpiTransport::all_to_all(const Tensor& in, const Cuts& sent, const Tensor& out, const Cuts& received, const char* label) {
-  const auto operation = collective("all_to_all", in, label);
+  const auto operation = exchange(next_collective("all_to_all", in.bytes(), in.dtype(), label));
   operation->keep(in);
   operation->keep(out);
-  const Pieces from = pieces(in, sent), to = pieces(out, received);
+  const Pieces from = bytes_of(in, sent), to = bytes_of(out, received);
   group_->for_each_peer([&](int peer) {
-    operation->receive(to.piece(peer), to.bytes(peer), peer);
-    operation->send(from.piece(peer), from.bytes(peer), peer);
+    operation->receive(to[peer], peer);
+    operation->send(from[peer], peer);
   });
-  std::memcpy(to.piece(rank()), from.piece(rank()), static_cast<size_t>(from.bytes(rank())));
+  to[rank()].load(0, to[rank()].bytes(), from[rank()].data());
   return start(operation);
 }
 
@@ -259,7 +286,7 @@ Work MpiTransport::receive(const Tensor& out, int from, const char* label) {
 }
 
 void MpiTransport::broadcast_in_place(const Tensor& x, int root) {
-  const auto operation = collective("broadcast", x, "broadcast");
+  const auto operation = exchange(next_collective("broadcast", x.bytes(), x.dtype(), "broadcast"));
   if (rank() == root)
     group_->for_each_peer([&](int peer) { operation->send(x.raw(), x.bytes(), peer); });
   else

@@ -11,7 +11,7 @@
 namespace ropewalk {
 namespace {
 
-constexpr int kSpins = 200;  // looks before the core is offered to others
+constexpr int64_t kSpin = 50'000;  // ns of looking before the core is offered to others: what peers that share the host take for a chunk
 
 std::string size_text(int64_t bytes) {
   if (bytes < 1 << 10) return fmt::format("{} bytes", bytes);
@@ -126,10 +126,12 @@ bool Progress::advance() {
 // While it is idle the lookout knows what for.
 void Progress::advance_until(const Operation& operation) {
   std::optional<Lookout::Idle> idle;
-  for (int spins = 0; !operation.done(); ++spins) {
+  int64_t moved = now_ns();
+  while (!operation.done()) {
     if (advance()) {
       idle.reset();
-    } else if (spins > kSpins) {
+      moved = now_ns();
+    } else if (now_ns() - moved > kSpin) {
       if (!idle) idle.emplace(*lookout_, operation.what(), operation.awaited_world_ranks());
       check_answers(operation, idle->seconds());
       sched_yield();

@@ -32,20 +32,22 @@ SharedTensors::SharedTensors(const std::shared_ptr<void>& segment, int ranks, co
 
 SharedTensors::~SharedTensors() { Allocator::host().count(-tensors_[0].bytes()); }
 
-int64_t SharedTensors::offset_of(const Tensor& x, int rank) const {
-  const auto* const begin = static_cast<const char*>(of(rank).raw());
-  const auto* const part = static_cast<const char*>(x.raw());
-  return part >= begin && part < begin + of(rank).bytes() ? (part - begin) / static_cast<int64_t>(size_of(x.dtype())) : -1;
+bool SharedTensors::contain(const Tensor& x, int rank) const {
+  const auto *const begin = static_cast<const char*>(of(rank).raw()), *const part = static_cast<const char*>(x.raw());
+  return part >= begin && part < begin + of(rank).bytes();
 }
 
-SharedOperation::SharedOperation(std::shared_ptr<Communicator> group, std::shared_ptr<SharedTensors> tensors, const Tensor& x,
-                                 const Description& what, Part part)
-    : Operation(std::move(group), what),
-      tensors_(std::move(tensors)),
-      number_(tensors_->next_operation()),
-      begin_(tensors_->offset_of(x, group_->rank)),
-      length_(x.numel()),
-      part_(std::move(part)) {
+Tensors SharedTensors::everywhere(const Tensor& x, int rank) const {
+  const int64_t bytes = static_cast<const char*>(x.raw()) - static_cast<const char*>(of(rank).raw());
+  const int64_t begin = bytes / static_cast<int64_t>(size_of(x.dtype()));
+  Tensors parts;
+  for (const Tensor& tensor : tensors_) parts.push_back(tensor.reshape({tensor.numel()}).narrow(0, begin, x.numel()));
+  return parts;
+}
+
+SharedOperation::SharedOperation(std::shared_ptr<Communicator> group, std::shared_ptr<SharedTensors> tensors, const Description& what,
+                                 std::function<void()> part)
+    : Operation(std::move(group), what), tensors_(std::move(tensors)), number_(tensors_->next_operation()), part_(std::move(part)) {
   tensors_->counts(group_->rank).begun.store(number_ + 1, std::memory_order_release);
 }
 
@@ -55,22 +57,13 @@ bool SharedOperation::all_have(Count count) const {
   return true;
 }
 
-Tensors SharedOperation::parts() const {
-  Tensors parts;
-  for (int rank = 0; rank < group_->size; ++rank) {
-    const Tensor& tensor = tensors_->of(rank);
-    parts.push_back(tensor.reshape({tensor.numel()}).narrow(0, begin_, length_));
-  }
-  return parts;
-}
-
 // A rank's counts only grow: were an operation that has just become possible done before the one started before it, the count would say
 // that both are.
 bool SharedOperation::advance() {
   if (!finished_) {
     std::atomic<int64_t>& finished = tensors_->counts(group_->rank).finished;
     if (finished.load(std::memory_order_relaxed) != number_ || !all_have(&SharedTensors::Counts::begun)) return false;
-    part_(parts());
+    part_();
     finished_ = true;
     finished.store(number_ + 1, std::memory_order_release);
   }

@@ -19,8 +19,9 @@ class SharedTensors {
   SharedTensors& operator=(const SharedTensors&) = delete;
 
   const Tensor& of(int rank) const { return tensors_[static_cast<size_t>(rank)]; }
-  // Where in rank's tensor x begins, in elements; negative if x is no part of it.
-  int64_t offset_of(const Tensor& x, int rank) const;
+  bool contain(const Tensor& x, int rank) const;  // in rank's tensor
+  // `x` is a dense part of rank's tensor: the same part of every rank's, flat.
+  Tensors everywhere(const Tensor& x, int rank) const;
 
   // Operations over these tensors are numbered from 0, in the order that all ranks start them.
   int64_t next_operation() { return operations_++; }
@@ -40,24 +41,19 @@ class SharedTensors {
 // Once every rank has come to it, each does its part; once every rank has done its part, it is done.
 class SharedOperation : public Operation {
  public:
-  // `parts`: the same part of every rank's tensor.
-  using Part = std::function<void(const Tensors& parts)>;
-
-  // `x` is a part of this rank's tensor; every rank names the same part of its own.
-  SharedOperation(std::shared_ptr<Communicator> group, std::shared_ptr<SharedTensors> tensors, const Tensor& x, const Description& what,
-                  Part part);
+  SharedOperation(std::shared_ptr<Communicator> group, std::shared_ptr<SharedTensors> tensors, const Description& what,
+                  std::function<void()> part);
 
   bool advance() override;
 
  private:
   using Count = std::atomic<int64_t> SharedTensors::Counts::*;
   bool all_have(Count count) const;
-  Tensors parts() const;
   std::vector<int> awaited() const override;
 
   std::shared_ptr<SharedTensors> tensors_;
-  int64_t number_, begin_, length_;  // the part, in elements
-  Part part_;
+  int64_t number_;
+  std::function<void()> part_;
   bool finished_ = false;
 };
 

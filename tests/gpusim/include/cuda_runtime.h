@@ -3,11 +3,13 @@
 // (tests/gpusim/stream.h), device memory cannot be read outside of that (tests/gpusim/memory.h).
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <numbers>
 
 #include "tests/gpusim/block.h"
 
@@ -61,6 +63,16 @@ inline unsigned __ballot_sync(unsigned mask, int holds) {
   return bits;
 }
 
+template <class T>
+unsigned __match_any_sync(unsigned mask, T x) {
+  const auto all = gpusim::gather(x, mask);
+  unsigned bits = 0;
+  for (unsigned i = 0; i < 32; ++i)
+    if ((mask >> i & 1) && all[i] == x) bits |= 1u << i;
+  return bits;
+}
+inline int __popc(unsigned bits) { return std::popcount(bits); }
+
 // Fibers change only at barriers: between them a thread is alone.
 template <class T>
 T atomicAdd(T* at, T x) {
@@ -74,6 +86,11 @@ inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float x, float y) { return x / y; }
 inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
+inline void sincospif(float x, float* sine, float* cosine) {
+  const double angle = std::numbers::pi * static_cast<double>(x);
+  *sine = static_cast<float>(std::sin(angle));
+  *cosine = static_cast<float>(std::cos(angle));
+}
 
 // ---- the run time
 

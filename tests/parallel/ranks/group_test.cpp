@@ -43,10 +43,22 @@ Tensor as_view(const Tensor& x) {
   return view;
 }
 
+// By messages, and through the memory of a relay.
+class Collective : public ::testing::TestWithParam<bool> {
+ protected:
+  static Group make() {
+    const Group group = GetParam() ? world().split(0) : world();
+    if (GetParam()) group.open_relay();
+    return group;
+  }
+  const Group group = make();
+};
+
+INSTANTIATE_TEST_SUITE_P(By, Collective, ::testing::Bool(), [](const auto& info) { return info.param ? "Relay" : "Messages"; });
+
 void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
-TEST(Group, AllReduceAddsInTheOrderOfRanks) {
-  const Group& group = world();
+TEST_P(Collective, AllReduceAddsInTheOrderOfRanks) {
   for (const DType dtype : kDTypes)
     for (const Shape& shape : {Shape{5, 7, 11}, Shape{3}, Shape{}, Shape{2, 0}}) {
       const Tensor expected = sum_in_rank_order(group, shape, dtype);
@@ -57,15 +69,14 @@ TEST(Group, AllReduceAddsInTheOrderOfRanks) {
     }
 }
 
-TEST(Group, AllReduceLeavesItsInputAlone) {
+TEST_P(Collective, AllReduceLeavesItsInputAlone) {
   const Shape shape{64, 9};
-  const Tensor x = as_view(input_of(world().rank(), shape, DType::kFloat32));
-  expect_same_bits(world().all_reduce(x, "test"), sum_in_rank_order(world(), shape, DType::kFloat32));
-  expect_same_bits(x, input_of(world().rank(), shape, DType::kFloat32));
+  const Tensor x = as_view(input_of(group.rank(), shape, DType::kFloat32));
+  expect_same_bits(group.all_reduce(x, "test"), sum_in_rank_order(group, shape, DType::kFloat32));
+  expect_same_bits(x, input_of(group.rank(), shape, DType::kFloat32));
 }
 
-TEST(Group, AllGatherLaysTheRanksSideBySideAlongAnyDim) {
-  const Group& group = world();
+TEST_P(Collective, AllGatherLaysTheRanksSideBySideAlongAnyDim) {
   const Shape shape{3, 4, 5};
   for (const DType dtype : kDTypes)
     for (int dim = -1; dim < 3; ++dim) {
@@ -77,14 +88,13 @@ TEST(Group, AllGatherLaysTheRanksSideBySideAlongAnyDim) {
     }
 }
 
-TEST(Group, AllGatherMovesTokensToo) {
-  const int64_t rank = world().rank();
-  const Tensor all = world().all_gather(Tensor::from<int64_t>({1, 2}, {rank, -rank}), 0, "test");
+TEST_P(Collective, AllGatherMovesTokensToo) {
+  const int64_t rank = group.rank();
+  const Tensor all = group.all_gather(Tensor::from<int64_t>({1, 2}, {rank, -rank}), 0, "test");
   EXPECT_EQ(all.to_vector<int64_t>(), (std::vector<int64_t>{0, 0, 1, -1, 2, -2, 3, -3}));
 }
 
-TEST(Group, ReduceScatterGivesEachRankItsSliceOfTheSumAlongAnyDim) {
-  const Group& group = world();
+TEST_P(Collective, ReduceScatterGivesEachRankItsSliceOfTheSumAlongAnyDim) {
   const Shape shape{4, 8, 12};
   for (const DType dtype : kDTypes)
     for (int dim = -1; dim < 3; ++dim) {
@@ -100,8 +110,7 @@ TEST(Group, RefusesASliceThatRanksCannotShareAlike) {
   EXPECT_THROW(world().reduce_scatter(Tensor::zeros({2, 6}, DType::kFloat32), 1, "test"), ShapeError);
 }
 
-TEST(Group, ResultsMayBeReadInAnyOrder) {
-  const Group& group = world();
+TEST_P(Collective, ResultsMayBeReadInAnyOrder) {
   const Shape shape{200, 300};
   const Tensor x = input_of(group.rank(), shape, DType::kFloat64);
   const Tensor sum = group.all_reduce(x, "first"), slice = group.reduce_scatter(x, 0, "second"), all = group.all_gather(x, 1, "third");
@@ -120,8 +129,8 @@ TEST(Group, ResultsMayBeReadInAnyOrder) {
   }
 }
 
-TEST(Group, KeepsTheRoundsOfCollectivesApart) {
-  const Group &group = world(), pair = group.split(group.rank() / 2);
+TEST_P(Collective, KeepsTheRoundsOfCollectivesApart) {
+  const Group pair = group.split(group.rank() / 2);
   const Shape shape{8};
   const Tensor x = input_of(group.rank(), shape, DType::kFloat64), y = x.contiguous_copy();
   y.add(x);
@@ -136,10 +145,10 @@ TEST(Group, KeepsTheRoundsOfCollectivesApart) {
   expect_same_bits(twice, expected);
 }
 
-TEST(Group, TakesAPendingTensorAsInput) {
+TEST_P(Collective, TakesAPendingTensorAsInput) {
   const Shape shape{8, 6};
-  const Tensor twice = world().all_reduce(world().all_reduce(input_of(world().rank(), shape, DType::kFloat64), "inner"), "outer");
-  const Tensor expected = sum_in_rank_order(world(), shape, DType::kFloat64);
+  const Tensor twice = group.all_reduce(group.all_reduce(input_of(group.rank(), shape, DType::kFloat64), "inner"), "outer");
+  const Tensor expected = sum_in_rank_order(group, shape, DType::kFloat64);
   EXPECT_LT(testing::relative_error(twice.narrow(0, 0, 8),
                                     [&] {
                                       const Tensor four = expected.contiguous_copy();
@@ -149,13 +158,13 @@ TEST(Group, TakesAPendingTensorAsInput) {
             1e-15);
 }
 
-TEST(Group, AResultThatNobodyReadsDisturbsNothing) {
+TEST_P(Collective, AResultThatNobodyReadsDisturbsNothing) {
   const int64_t in_use = Allocator::host().stats().in_use;
   for (int i = 0; i < 3; ++i) {
-    world().all_reduce(input_of(world().rank(), {1000}, DType::kFloat32), "unread");
-    world().all_gather(input_of(world().rank(), {10, 100}, DType::kFloat32), 1, "unread");
+    group.all_reduce(input_of(group.rank(), {1000}, DType::kFloat32), "unread");
+    group.all_gather(input_of(group.rank(), {10, 100}, DType::kFloat32), 1, "unread");
   }
-  for (int i = 0; i < 20; ++i) EXPECT_EQ(world().sum(1, "after"), world().size());  // enough calls to move every message
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(group.sum(1, "after"), group.size());  // enough calls to move every message
   EXPECT_EQ(Allocator::host().stats().in_use, in_use);
 }
 
@@ -182,8 +191,7 @@ TEST(Group, CutsLongTransfersIntoSeveralMessages) {
 }
 
 // Uneven pieces, one of them empty.
-TEST(Group, SumsAndGathersPiecesInPlace) {
-  const Group& group = world();
+TEST_P(Collective, SumsAndGathersPiecesInPlace) {
   const Shape shape{4099};
   const Cuts cuts = {0, 1000, 1000, 4000, 4099};
   const int64_t begin = cuts[group.rank()], length = cuts[group.rank() + 1] - begin;
