@@ -1,5 +1,5 @@
 #include "kernels/cuda/row_sums.cuh"
-#include "kernels/ssd/products.cuh"
+#include "kernels/ssd/products_backward.cuh"
 #include "kernels/ssd/ssd.h"
 
 namespace ropewalk {
@@ -41,7 +41,7 @@ struct Launch {
   const HeadParts parts;  // of blocks of tokens
 };
 
-// Calls body.operator()<kHalves>() with as many tiles side by side as hold `size` columns, four at most.
+// Calls body.operator()<kHalves>() with as many tiles side by side as hold `size` columns, or the most.
 template <class Body>
 void with_halves(int64_t size, const Body& body) {
   if (size <= kTile)
@@ -49,7 +49,7 @@ void with_halves(int64_t size, const Body& body) {
   else if (size <= 2 * kTile)
     body.template operator()<2>();
   else
-    body.template operator()<4>();
+    body.template operator()<kMostHalves>();
 }
 
 template <Weight kind, class T>
@@ -73,25 +73,25 @@ void launch_outer_products(const Launch<T>& all, const Heads<const T>& x, const 
   all.size <= kTile ? start.template operator()<1>() : start.template operator()<2>();
 }
 
-// Leaves dz in parts, [parts, B, S, G, N].
-template <Weight kind, class T>
+// Parts of dz lie dz_part elements apart.
+template <Weight kind, class T, class Out>
 void launch_state_backward(const Launch<T>& all, const Heads<const T>& x, const Heads<const T>& z, const Tensor& states, const Heads<T>& dx,
-                           const Tensor& dot, const Tensor& dz) {
-  const StateBackward<T> args{.blocks = all.plan.block_table(),
-                              .heads = static_cast<int>(all.heads),
-                              .parts = all.parts,
-                              .x = x,
-                              .z = z,
-                              .step = all.step(),
-                              .cum = all.cum(),
-                              .states = states.data<float>(),
-                              .states_packed = state_packs(states.data<float>(), all.size),
-                              .dx = dx,
-                              .dot = all.of_tokens(dot),
-                              .dz = Heads<float>(dz.select(0, 0)),
-                              .dz_part = dz.stride(0)};
+                           const Tensor& dot, const Heads<Out>& dz, int64_t dz_part) {
+  const StateBackward<T, Out> args{.blocks = all.plan.block_table(),
+                                   .heads = static_cast<int>(all.heads),
+                                   .parts = all.parts,
+                                   .x = x,
+                                   .z = z,
+                                   .step = all.step(),
+                                   .cum = all.cum(),
+                                   .states = states.data<float>(),
+                                   .states_packed = state_packs(states.data<float>(), all.size),
+                                   .dx = dx,
+                                   .dot = all.of_tokens(dot),
+                                   .dz = dz,
+                                   .dz_part = dz_part};
   with_halves(all.size, [&]<int kHalves>() {
-    run(state_backward<T, kind, kHalves>,
+    run(state_backward<T, Out, kind, kHalves>,
         {.blocks = dim3(blocks_of(all.plan.blocks), blocks_of(all.groups * all.parts.parts),
                         blocks_of(std::max<int64_t>(1, ceil_div(all.size, kHalves * kTile)))),
          .threads = dim3(kThreads),
@@ -149,9 +149,15 @@ template <class T>
 void states_backward(const SsdStatesBackward& args) {
   const Launch<T> all(args.in);
   all.find_steps(nullptr);
-  const Tensor db = all.shared_parts(), d_weights = all.of_tokens();
-  launch_state_backward<Weight::kUntilEnd>(all, all.v, all.b, args.d_local, Heads<T>(args.gradients.v), d_weights, db);
-  launch_scores_backward<true>(all, Tensor(), all.b, db, args.gradients.b);
+  const Tensor d_weights = all.of_tokens();
+  const Heads<T> dv(args.gradients.v);
+  if (all.parts.parts == 1) {
+    launch_state_backward<Weight::kUntilEnd>(all, all.v, all.b, args.d_local, dv, d_weights, Heads<T>(args.gradients.b), 0);
+  } else {
+    const Tensor db = all.shared_parts();
+    launch_state_backward<Weight::kUntilEnd>(all, all.v, all.b, args.d_local, dv, d_weights, Heads<float>(db.select(0, 0)), db.stride(0));
+    launch_scores_backward<true>(all, Tensor(), all.b, db, args.gradients.b);
+  }
   const ParameterParts parts(all.plan.chunks, all.heads);
   run(backward_of_weights<T>, grid_of_heads(all.raw), all.raw, all.step(), all.cum(), all.read(d_weights), args.d_decay.data<float>(),
       Heads<T>(args.gradients.dt), parts.a_log, parts.dt_bias);
@@ -245,7 +251,7 @@ void outputs_backward(const SsdOutputsBackward& args) {
   if (args.h0) {
     d_decays = all.of_tokens();
     dc = all.shared_parts();
-    launch_state_backward<Weight::kSinceStart>(all, dy, c, args.h0, Heads<T>(), d_decays, dc);
+    launch_state_backward<Weight::kSinceStart>(all, dy, c, args.h0, Heads<T>(), d_decays, Heads<float>(dc.select(0, 0)), dc.stride(0));
   }
   if (args.d_h0) launch_outer_products<Weight::kSinceStart>(all, dy, c, args.d_h0.data<float>());
   launch_scores_backward<false>(all, d_scores, all.b, dc, gradients.c);

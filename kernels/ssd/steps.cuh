@@ -39,12 +39,12 @@ struct StepInputs {
 struct Steps {
   explicit Steps(const SsdOperands& in)
       : rooms(Tensor::empty({3, in.v.dim(2), in.v.dim(0) * in.v.dim(1)}, DType::kFloat32, Cuda{})),
-        step{rooms.data<float>(), in.v.dim(1), in.v.dim(0) * in.v.dim(1)},
-        cum{reinterpret_cast<Cum*>(rooms.data<float>() + rooms.numel() / 3), step.tokens_a_row, step.tokens} {}
+        cum{reinterpret_cast<Cum*>(rooms.data<float>()), in.v.dim(1), in.v.dim(0) * in.v.dim(1)},
+        step{rooms.data<float>() + rooms.numel() / 3 * 2, cum.tokens_a_row, cum.tokens} {}
 
   Tensor rooms;
-  OfTokens<float> step;
   OfTokens<Cum> cum;
+  OfTokens<float> step;
 };
 
 // Over the lanes up to this one, before this one, and from this one on.

@@ -3,9 +3,11 @@
 // ssd_tasks.h: P width of a head, N size of the state, cum_i the sum of a_t inside the chunk up to i.
 #pragma once
 
+#include "kernels/cuda/async_copy.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/unroll.cuh"
 #include "kernels/cuda/upload.cuh"
 #include "kernels/ssd/ssd.h"
 
@@ -21,13 +23,6 @@ constexpr int blocks_at_once(int of_bfloat16) {
   return std::is_same_v<T, bfloat16> ? of_bfloat16 : 2;
 }
 constexpr int kSlices = kTile / 8;  // of a warp's 16 rows of a tile: columns of one Sums each
-
-// body(0), body(1) .. body(n - 1), written out: arrays that body indexes stay in registers.
-template <int n, class Body>
-__device__ void unrolled(const Body& body) {
-  [&]<int... i>(std::integer_sequence<int, i...>) { (body(std::integral_constant<int, i>()), ...); }
-  (std::make_integer_sequence<int, n>());
-}
 
 __device__ constexpr int at_most(int most, int n) { return n < most ? n : most; }
 
@@ -102,7 +97,7 @@ struct Heads {
 };
 
 // The sum of a_t so far in two parts: differences are what counts, and it grows.
-struct Cum {
+struct alignas(8) Cum {
   float high, low;
   __device__ float operator-(const Cum& other) const { return (high - other.high) + (low - other.low); }
   __device__ float value() const { return high + low; }
@@ -152,9 +147,18 @@ struct Weighted {
 };
 
 // to[r][c] <- map(r, from[r * stride + c]), zeros beyond `rows` and `columns`. `packed`: rows can be read in packs, and so can `columns`.
+// There for all after tiles_are_there().
 template <class T, class From, class Map = AsItIs>
 __device__ void load_tile(T* to, const From* from, int64_t stride, int rows, int columns, bool packed, const Map& map = {}) {
-  if (packed) {
+  if (packed && std::is_same_v<T, From> && std::is_same_v<Map, AsItIs>) {
+    constexpr int kPack = kPackWidth<From>, kOfRow = kTile / kPack;
+    using Whole = Pack<From, kPack>;
+    for (int item = static_cast<int>(threadIdx.x); item < kTile * kOfRow; item += kThreads) {
+      const int r = item / kOfRow, c = item % kOfRow * kPack;
+      copy_later(reinterpret_cast<Whole*>(to + r * kStride + c), reinterpret_cast<const Whole*>(from + r * stride + c),
+                 r < rows && c < columns);
+    }
+  } else if (packed) {
     constexpr int kPack = kPackWidth<From>, kOfRow = kTile / kPack, kAtOnce = 4;  // packs of a thread on their way
     for (int begin = static_cast<int>(threadIdx.x); begin < kTile * kOfRow; begin += kAtOnce * kThreads) {
       Pack<From, kPack> packs[kAtOnce];
@@ -175,6 +179,11 @@ __device__ void load_tile(T* to, const From* from, int64_t stride, int rows, int
       to[r * kStride + c] = r < rows && c < columns ? static_cast<T>(map(r, from[r * stride + c])) : T{};
     }
   }
+}
+
+__device__ inline void tiles_are_there() {
+  wait_for_copies();
+  __syncthreads();
 }
 
 // The warp's 16 rows of a tile, to[r * stride + c] <- tile[r][c].
@@ -216,29 +225,38 @@ __device__ void for_each_sum(RowSums& sums, const Body& body) {
     for (int i = 0; i < 4; ++i) body(sums[s].v[i], row_of(i), column_of(s, i));
 }
 
+// sums += a y^T, and a y: 16 columns and rows of y
+template <class T>
+__device__ void multiply_add_transposed(RowSums& sums, const FragmentA<T>& a, const T* y) {
+  for (int s = 0; s < kSlices; s += 2) {
+    FragmentB<T> b[2];
+    load_b_transposed(y + s * 8 * kStride, kStride, b);
+    for (int i = 0; i < 2; ++i) multiply_add(sums[s + i], a, b[i]);
+  }
+}
+template <class T>
+__device__ void multiply_add(RowSums& sums, const FragmentA<T>& a, const T* y) {
+  for (int s = 0; s < kSlices; s += 2) {
+    FragmentB<T> b[2];
+    load_b(y + s * 8, kStride, b);
+    for (int i = 0; i < 2; ++i) multiply_add(sums[s + i], a, b[i]);
+  }
+}
+
 // sums += x y^T over k columns
 template <class T>
 __device__ void add_product_transposed(RowSums& sums, const T* x, const T* y, int k) {
-  for (int at = 0; at < k; at += 16) {
-    const auto a = load_a(x + warp_row() * kStride + at, kStride);
-    for (int s = 0; s < kSlices; ++s) multiply_add(sums[s], a, load_b_transposed(y + s * 8 * kStride + at, kStride));
-  }
+  for (int at = 0; at < k; at += 16) multiply_add_transposed(sums, load_a(x + warp_row() * kStride + at, kStride), y + at);
 }
 // sums += x y over k columns of x
 template <class T>
 __device__ void add_product(RowSums& sums, const T* x, const T* y, int k) {
-  for (int at = 0; at < k; at += 16) {
-    const auto a = load_a(x + warp_row() * kStride + at, kStride);
-    for (int s = 0; s < kSlices; ++s) multiply_add(sums[s], a, load_b(y + at * kStride + s * 8, kStride));
-  }
+  for (int at = 0; at < k; at += 16) multiply_add(sums, load_a(x + warp_row() * kStride + at, kStride), y + at * kStride);
 }
 // sums += x^T y over k rows of x
 template <class T>
 __device__ void add_transposed_product(RowSums& sums, const T* x, const T* y, int k) {
-  for (int at = 0; at < k; at += 16) {
-    const auto a = load_a_transposed(x + at * kStride + warp_row(), kStride);
-    for (int s = 0; s < kSlices; ++s) multiply_add(sums[s], a, load_b(y + at * kStride + s * 8, kStride));
-  }
+  for (int at = 0; at < k; at += 16) multiply_add(sums, load_a_transposed(x + at * kStride + warp_row(), kStride), y + at * kStride);
 }
 
 // to[r * stride + c] <- the sums, two neighbours at a time where `paired` says that they may be.
