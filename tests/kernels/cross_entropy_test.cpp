@@ -7,7 +7,7 @@
 
 #include "kernels/tensor/allocator.h"
 #include "tests/reference/cross_entropy.h"
-#include "tests/support/precision.h"
+#include "tests/support/devices.h"
 #include "tests/support/slices.h"
 #include "tests/support/threads.h"
 
@@ -45,9 +45,6 @@ auto loss(const Tensor& target) {
     return Vars{cross_entropy(head_scores(in[0], in[1], there, 0), there)};
   };
 }
-
-// The devices that compute in this dtype.
-std::vector<Device> devices_for(DType dtype) { return dtype == DType::kFloat64 ? std::vector<Device>{Cpu{}} : testing::devices(); }
 
 const Tensor kOne = Tensor::full({1}, 1, DType::kFloat64);
 
@@ -157,7 +154,7 @@ TEST(HeadScores, VocabularyCutOverTwoRanksEqualsTheWhole) {
 // A rank may hold no row at all where the vocabulary does not divide.
 TEST(HeadScores, WithoutRowsAreMinusInfinityWithZeroGradients) {
   for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16})
-    for (const Device device : devices_for(dtype)) {
+    for (const Device device : testing::devices(dtype)) {
       const Tensor target = Tensor::from<int64_t>({3}, {5, kIgnored, 0}), seed = Tensor::full({3}, 1, wide(dtype), device);
       const std::vector<Argument> in = on(device, arguments(random_tensor({3, 4}, 1, 1, dtype), 0));
       const testing::Trace given = testing::trace(in, scores(target, 9), {seed, seed});
@@ -171,7 +168,7 @@ TEST(HeadScores, WithoutRowsAreMinusInfinityWithZeroGradients) {
 TEST(HeadScores, DoNotTouchIgnoredTokens) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (const DType dtype : {DType::kFloat64, DType::kBFloat16})
-    for (const Device device : devices_for(dtype)) {
+    for (const Device device : testing::devices(dtype)) {
       const Tensor target = Tensor::from<int64_t>({3}, {2, kIgnored, 0}), x = random_tensor({3, 4}, 1, 1, dtype), one = kOne.to(device);
       x.narrow(0, 1, 1).fill(nan);
       const testing::Trace given = testing::trace(on(device, arguments(x, 5)), loss(target), {one});
@@ -212,7 +209,7 @@ TEST(HeadScores, GiveOnlyWhatIsWanted) {
 
 TEST(HeadScores, StayFiniteAtLargeLogits) {
   for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16})
-    for (const Device device : devices_for(dtype)) {
+    for (const Device device : testing::devices(dtype)) {
       const std::vector<Argument> in = {{"x", Tensor::from<double>({2, 1}, {1000, -1000}).to(dtype)},
                                         {"weight", Tensor::from<double>({3, 1}, {2, 1, -2}).to(dtype), Argument::kParameter}};
       const testing::Trace given = testing::trace(on(device, in), loss(Tensor::from<int64_t>({2}, {1, 2})), {kOne.to(device)});

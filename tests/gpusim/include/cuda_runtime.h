@@ -3,6 +3,7 @@
 // (tests/gpusim/stream.h), device memory cannot be read outside of that (tests/gpusim/memory.h).
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -70,6 +71,8 @@ unsigned __match_any_sync(unsigned mask, T x) {
     if ((mask >> i & 1) && all[i] == x) bits |= 1u << i;
   return bits;
 }
+
+inline int __popc(unsigned bits) { return std::popcount(bits); }
 
 // Fibers change only at barriers: between them a thread is alone.
 template <class T>
