@@ -16,6 +16,7 @@ namespace {
 
 using testing::Argument;
 using testing::random_slice;
+using testing::on;
 using testing::random_tensor;
 
 // Random targets below `vocabulary`; every fourth token is not scored.
@@ -43,11 +44,6 @@ auto loss(const Tensor& target) {
     const Tensor there = testing::on(in[0].data().device(), target);
     return Vars{cross_entropy(head_scores(in[0], in[1], there, 0), there)};
   };
-}
-
-std::vector<Argument> on(Device device, std::vector<Argument> arguments) {
-  for (Argument& argument : arguments) argument.value = testing::on(device, argument.value);
-  return arguments;
 }
 
 // The devices that compute in this dtype.

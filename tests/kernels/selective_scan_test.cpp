@@ -271,7 +271,7 @@ TEST(SelectiveScanAdjoint, IsTheGradientOfTheStatesThatEnter) {
   }
 }
 
-Vars on(Device device, const std::vector<Argument>& arguments) {
+Vars vars_on(Device device, const std::vector<Argument>& arguments) {
   Vars there;
   for (const Argument& argument : arguments) there.push_back(testing::on(device, argument.value));
   return there;
@@ -288,9 +288,9 @@ TEST(SelectiveScan, SummaryAndAdjointMatchDoubleInLowerPrecisions) {
         auto exact = narrow;
         for (Argument& argument : exact) argument.value = argument.value.to(DType::kFloat64);
         const Tensor dy = random_tensor({k.rows, k.tokens, k.channels()}, 9, 1, dtype);
-        const Tensors given = summary(k, on(device, narrow)), expected = summary(k, constants(exact));
+        const Tensors given = summary(k, vars_on(device, narrow)), expected = summary(k, constants(exact));
         for (size_t i = 0; i < 2; ++i) EXPECT_TENSOR_NEAR(given[i], expected[i], 1e-5) << i;
-        EXPECT_TENSOR_NEAR(adjoint(k, on(device, narrow), testing::on(device, dy)), adjoint(k, constants(exact), dy.to(DType::kFloat64)),
+        EXPECT_TENSOR_NEAR(adjoint(k, vars_on(device, narrow), testing::on(device, dy)), adjoint(k, constants(exact), dy.to(DType::kFloat64)),
                            1e-5);
       }
 }
