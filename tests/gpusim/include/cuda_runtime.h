@@ -81,7 +81,6 @@ T atomicAdd(T* at, T x) {
   return before;
 }
 
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
 inline float __fdividef(float x, float y) { return x / y; }
