@@ -6,7 +6,7 @@ namespace {
 
 using namespace cuda;
 
-// Stretches here only share the work out.
+// Tiles of columns.
 Stretches tiles(const Tensor& rows, int pack) {
   constexpr int64_t kMost = 1024;
   const int64_t width = rows.dim(-1), places = ceil_div(width, kMost), n = ceil_div(ceil_div(width, places), pack) * pack;
@@ -16,19 +16,14 @@ Stretches tiles(const Tensor& rows, int pack) {
           .n = static_cast<int>(n)};
 }
 
-template <int pack, int held, class T>
-__global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>) add(Stretches s, Rows<T> x, const T* bias, Rows<T> y) {
-  SharedMemory shared;
-  for (Team<pack, held> team(s, shared); team.goes_on(); team.go_on()) {
-    const auto in = team.hold(x[team.row()] + team.first()), to_each = team.hold(bias + team.first());
-    T* const to = y[team.row()] + team.first();
-    team.each_pack([&](int slot, int c) {
-      const auto a = in.at(slot, c), b = to_each.at(slot, c);
-      Pack<T, pack> out;
-      for (int k = 0; k < pack; ++k) out.v[k] = static_cast<T>(float(a.v[k]) + float(b.v[k]));
-      store_pack(to + c, out);
-    });
-  }
+template <int n, class T>
+__global__ void add(Rows<T> x, const T* bias, Rows<T> y) {
+  for_each_pack<n>(x.count, x.width, [&](int64_t row, int64_t c) {
+    const auto a = load_pack<n>(x[row] + c), b = load_pack<n>(bias + c);
+    Pack<T, n> sum;
+    for (int k = 0; k < n; ++k) sum.v[k] = static_cast<T>(float(a.v[k]) + float(b.v[k]));
+    store_pack(y[row] + c, sum);
+  });
 }
 
 // Block (b, place) leaves its sums over its rows in the place's channels of parts[b][N].
@@ -51,19 +46,15 @@ __global__ void __launch_bounds__(kMostThreads<held>, kLeastBlocks<held>) gradie
 
 template <class T>
 void launch_on_gpu(const AddBias& args) {
-  const Rows<T> y = rows_of<T>(args.y), x = rows_of<T>(args.x);
-  const T* const bias = args.bias.data<T>();
-  constexpr int wide = kPackWidth<T>;
-  const Stretches s = tiles(args.x, wide);
-  with_packs<wide, 2 * sizeof(T)>(s, packs(x, wide) && packs(y, wide) && packs(bias, 0, wide),
-                                  [&]<int pack, int held>() { run(add<pack, held, T>, grid_for<pack, held>(s), s, x, bias, y); });
+  const Rows<T> y = rows_of<T>(args.y), x = rows_of<T>(args.x), bias = rows_of<T>(args.bias);
+  with_packs<kPackWidth<T>>([&]<int n>() { run(add<n, T>, grid_for(args.y.numel() / n), x, bias.data, y); }, x, bias, y);
 }
 
 template <class T>
 void launch_on_gpu(const BiasGradient& args) {
   const Rows<T> dy = rows_of<T>(args.dy);
   const Stretches s = tiles(args.dy, kPackWidth<T>);
-  with_packs<kPackWidth<T>, sizeof(T) + sizeof(float)>(s, packs(dy, kPackWidth<T>), [&]<int pack, int held>() {
+  with_held_packs<kPackWidth<T>, sizeof(T) + sizeof(float)>(s, packs(dy, kPackWidth<T>), [&]<int pack, int held>() {
     const Grid grid = grid_for_sums<pack, held>(s, true, 1);
     const Parts dbias(args.dbias, grid);
     run(gradient<pack, held, T>, grid, s, dy, dbias.data());

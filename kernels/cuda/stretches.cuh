@@ -12,11 +12,11 @@
 
 #include <algorithm>
 #include <bit>
-#include <utility>
 
-#include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/row_sums.cuh"
+#include "kernels/cuda/rows.cuh"
+#include "kernels/cuda/unroll.cuh"
 
 namespace ropewalk::cuda {
 
@@ -87,12 +87,10 @@ class Team {
     if constexpr (held == 0) {
       for (int c = thread * pack; c < n; c += threads * pack) body(0, c);
     } else {
-      const auto at = [&](int slot) {
+      unrolled<held>([&](int slot) {
         const int c = (slot * threads + thread) * pack;
         if (c < n) body(slot, c);
-      };
-      [&]<int... slots>(std::integer_sequence<int, slots...>) { (at(slots), ...); }
-      (std::make_integer_sequence<int, held>{});
+      });
     }
   }
 
@@ -260,7 +258,7 @@ inline Stretches stretches(const Tensor& rows, const Tensor& statistics) {
 // Calls body.operator()<pack, held>(). `bytes`: what a thread holds a channel, operands and sums; `wide_packs`: whether all operands can be
 // read kPack elements at a time.
 template <int kPack, int bytes, class Body>
-void with_packs(const Stretches& s, bool wide_packs, const Body& body) {
+void with_held_packs(const Stretches& s, bool wide_packs, const Body& body) {
   constexpr int kHeld = (bytes <= 6 ? 32 : 16) / kPack;  // half of the 128 registers that a thread has
   if (!wide_packs || s.n % kPack != 0 || s.width % kPack != 0)
     body.template operator()<1, 0>();
@@ -270,11 +268,6 @@ void with_packs(const Stretches& s, bool wide_packs, const Body& body) {
     body.template operator()<kPack, kHeld>();
   else
     body.template operator()<kPack, 0>();
-}
-
-template <class T>
-bool packs(const Rows<T>& rows, int n) {
-  return packs(rows.data, rows.stride, n);
 }
 
 }  // namespace ropewalk::cuda

@@ -85,7 +85,7 @@ void launch_on_gpu(const GatedNormForward& args) {
   const Stretches s = stretches(args.y, args.rstd);
   constexpr int wide = kPackWidth<T>;
   const bool wide_packs = packs(y, wide) && packs(z, wide) && packs(out, wide) && packs(weight, 0, wide);
-  with_packs<wide, 2 * sizeof(T)>(s, wide_packs, [&]<int pack, int held>() {
+  with_held_packs<wide, 2 * sizeof(T)>(s, wide_packs, [&]<int pack, int held>() {
     run(forward<pack, held, T>, grid_for<pack, held>(s), s, y, z, out, rows_of<float>(args.rstd), weight, static_cast<float>(args.eps));
   });
 }
@@ -99,7 +99,7 @@ void launch_on_gpu(const GatedNormBackward& args) {
   constexpr int wide = kPackWidth<T>;
   const bool wide_packs =
       packs(d_out, wide) && packs(y, wide) && packs(z, wide) && packs(dy, wide) && packs(dz, wide) && packs(weight, 0, wide);
-  with_packs<wide, 3 * sizeof(T) + sizeof(float)>(s, wide_packs, [&]<int pack, int held>() {
+  with_held_packs<wide, 3 * sizeof(T) + sizeof(float)>(s, wide_packs, [&]<int pack, int held>() {
     const Grid grid = grid_for_sums<pack, held>(s, true, args.dweight ? 1 : 0);
     const Parts dweight(args.dweight, grid);
     run(backward<pack, held, T>, grid, s, d_out, y, z, rows_of<float>(args.rstd), weight, dy, dz, dweight.data());

@@ -146,7 +146,7 @@ void launch_on_gpu(const GatedSquareSumForward& args) {
   const auto y = rows_of<T>(args.y), z = rows_of<T>(args.z);
   const Stretches s = stretches(args.y, args.square_sum);
   constexpr int wide = kPackWidth<T>;
-  with_packs<wide, 2 * sizeof(T)>(s, packs(y, wide) && packs(z, wide), [&]<int pack, int held>() {
+  with_held_packs<wide, 2 * sizeof(T)>(s, packs(y, wide) && packs(z, wide), [&]<int pack, int held>() {
     run(gated_square_sums<pack, held, T>, grid_for<pack, held>(s), s, y, z, rows_of<float>(args.square_sum));
   });
 }
@@ -157,7 +157,7 @@ void launch_on_gpu(const GatedSquareSumBackward& args) {
   const Stretches s = stretches(args.y, args.d_square_sum);
   constexpr int wide = kPackWidth<T>;
   const bool wide_packs = packs(y, wide) && packs(z, wide) && packs(dy, wide) && packs(dz, wide);
-  with_packs<wide, 2 * sizeof(T)>(s, wide_packs, [&]<int pack, int held>() {
+  with_held_packs<wide, 2 * sizeof(T)>(s, wide_packs, [&]<int pack, int held>() {
     run(gated_square_sums_backward<pack, held, T>, grid_for<pack, held>(s), s, rows_of<float>(args.d_square_sum), y, z, dy, dz);
   });
 }
@@ -166,7 +166,7 @@ template <class T>
 void launch_on_gpu(const SquareSumForward& args) {
   const auto y = rows_of<T>(args.y);
   const Stretches s = stretches(args.y, args.square_sum);
-  with_packs<kPackWidth<T>, sizeof(T)>(s, packs(y, kPackWidth<T>), [&]<int pack, int held>() {
+  with_held_packs<kPackWidth<T>, sizeof(T)>(s, packs(y, kPackWidth<T>), [&]<int pack, int held>() {
     run(square_sums<pack, held, T>, grid_for<pack, held>(s), s, y, rows_of<float>(args.square_sum));
   });
 }
@@ -175,7 +175,7 @@ template <class T>
 void launch_on_gpu(const SquareSumBackward& args) {
   const auto y = rows_of<T>(args.y), dy = rows_of<T>(args.dy);
   const Stretches s = stretches(args.y, args.d_square_sum);
-  with_packs<kPackWidth<T>, sizeof(T)>(s, packs(y, kPackWidth<T>) && packs(dy, kPackWidth<T>), [&]<int pack, int held>() {
+  with_held_packs<kPackWidth<T>, sizeof(T)>(s, packs(y, kPackWidth<T>) && packs(dy, kPackWidth<T>), [&]<int pack, int held>() {
     run(square_sums_backward<pack, held, T>, grid_for<pack, held>(s), s, rows_of<float>(args.d_square_sum), y, dy);
   });
 }
@@ -192,7 +192,7 @@ void launch_on_gpu(const GatedRmsNormForward& args) {
   const Stretches s = stretches(args.y, args.square_sum);
   constexpr int wide = kPackWidth<T>;
   const bool wide_packs = packs(y, wide) && packs(z, wide) && packs(out, wide) && packs(weight, 0, wide);
-  with_packs<wide, 2 * sizeof(T)>(s, wide_packs, [&]<int pack, int held>() {
+  with_held_packs<wide, 2 * sizeof(T)>(s, wide_packs, [&]<int pack, int held>() {
     run(normalize<pack, held, T>, grid_for<pack, held>(s), s, y, z, weight, rows_of<float>(args.square_sum), reciprocal_rms(args), out);
   });
 }
@@ -206,7 +206,7 @@ void launch_on_gpu(const GatedRmsNormBackward& args) {
   constexpr int wide = kPackWidth<T>;
   const bool wide_packs =
       packs(d_out, wide) && packs(y, wide) && packs(z, wide) && packs(dy, wide) && packs(dz, wide) && packs(weight, 0, wide);
-  with_packs<wide, 3 * sizeof(T) + sizeof(float)>(s, wide_packs, [&]<int pack, int held>() {
+  with_held_packs<wide, 3 * sizeof(T) + sizeof(float)>(s, wide_packs, [&]<int pack, int held>() {
     const Grid grid = grid_for_sums<pack, held>(s, true, args.dweight ? 1 : 0);
     const Parts dweight(args.dweight, grid);
     run(normalize_backward<pack, held, T>, grid, s, d_out, y, z, weight, rows_of<float>(args.square_sum), reciprocal_rms(args), dy, dz,

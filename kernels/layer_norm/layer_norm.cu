@@ -106,7 +106,7 @@ void forward(const LayerNormForward& args) {
   const Stretches s = whole_rows(args.x, args.mean);
   constexpr int wide = kPack<X, Y>;
   const bool wide_packs = packs(x, wide) && packs(y, wide) && packs(weight, 0, wide) && packs(bias, 0, wide);
-  with_packs<wide, sizeof(X)>(s, wide_packs, [&]<int pack, int held>() {
+  with_held_packs<wide, sizeof(X)>(s, wide_packs, [&]<int pack, int held>() {
     run(forward<pack, held, X, Y>, grid_for<pack, held>(s), s, x, y, a_row(args.mean), a_row(args.rstd), weight, bias,
         static_cast<float>(args.eps));
   });
@@ -121,7 +121,7 @@ void backward(const LayerNormBackward& args) {
   X* const dx = args.dx ? args.dx.data<X>() : nullptr;
   constexpr int wide = kPack<X, Y>;
   const bool wide_packs = packs(x, wide) && packs(dy, wide) && packs(dx, s.width, wide) && packs(weight, 0, wide);
-  with_packs<wide, sizeof(X) + sizeof(Y) + 2 * sizeof(float)>(s, wide_packs, [&]<int pack, int held>() {
+  with_held_packs<wide, sizeof(X) + sizeof(Y) + 2 * sizeof(float)>(s, wide_packs, [&]<int pack, int held>() {
     const Grid grid = grid_for_sums<pack, held>(s, false, bool(args.dweight) + bool(args.dbias));
     const Parts dweight(args.dweight, grid), dbias(args.dbias, grid);
     run(backward<pack, held, X, Y>, grid, s, dy, x, weight, a_row(args.mean), a_row(args.rstd), dx, args.accumulate, dweight.data(),

@@ -80,7 +80,7 @@ void forward(const RmsNormForward& args) {
   const float* const weight = args.weight.data<float>();
   const Stretches s = stretches(args.x, args.rstd);
   constexpr int wide = kPack<X, Y>;
-  with_packs<wide, sizeof(X)>(s, packs(x, wide) && packs(y, wide) && packs(weight, 0, wide), [&]<int pack, int held>() {
+  with_held_packs<wide, sizeof(X)>(s, packs(x, wide) && packs(y, wide) && packs(weight, 0, wide), [&]<int pack, int held>() {
     run(forward<pack, held, X, Y>, grid_for<pack, held>(s), s, x, y, rows_of<float>(args.rstd), weight, static_cast<float>(args.eps));
   });
 }
@@ -94,7 +94,7 @@ void backward(const RmsNormBackward& args) {
   X* const dx = args.dx ? args.dx.data<X>() : nullptr;
   constexpr int wide = kPack<X, Y>;
   const bool wide_packs = packs(x, wide) && packs(dy, wide) && packs(dx, s.width, wide) && packs(weight, 0, wide);
-  with_packs<wide, sizeof(X) + sizeof(Y) + sizeof(float)>(s, wide_packs, [&]<int pack, int held>() {
+  with_held_packs<wide, sizeof(X) + sizeof(Y) + sizeof(float)>(s, wide_packs, [&]<int pack, int held>() {
     const Grid grid = grid_for_sums<pack, held>(s, false, args.dweight ? 1 : 0);
     const Parts dweight(args.dweight, grid);
     run(backward<pack, held, X, Y>, grid, s, dy, x, weight, rows_of<float>(args.rstd), dx, args.accumulate, dweight.data());
