@@ -20,7 +20,8 @@ struct QueryTiles {
 template <class T, int width>
 struct KeyTiles {
   static constexpr bool kNarrow = std::is_same_v<T, bfloat16>;
-  static constexpr int kRows = kWarps * 16, kColumns = std::min(width, 128), kQueries = (kNarrow ? 64 : 32) / (width <= 128 ? 1 : 2);
+  static constexpr int kRows = kWarps * 16, kColumns = std::min(width, 128),
+                       kQueries = (kNarrow ? 64 : 32) / (width > (kNarrow ? 128 : 64) ? 2 : 1);
   static constexpr int kHeld = tile_size<T, width>(kRows), kStreamed = tile_size<T, width>(kQueries);
   static constexpr size_t kShared = 2 * shared_bytes<T>(kHeld) + 2 * shared_bytes<T>(2 * kStreamed) + 2 * shared_bytes<float>(2 * kQueries);
 };
