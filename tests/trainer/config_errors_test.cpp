@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 
+#include "kernels/tensor/memory.h"
 #include "tests/trainer/config_text.h"
 
 namespace ropewalk {
@@ -158,11 +159,18 @@ TEST(Config, SaysWhatThisBuildHas) {
        "configs/x.yaml:4: model.blocks.M.gate_norm.group: expected per_group or all, given head"},
       {"type: wsd", "type: step",
        "configs/x.yaml:11: optimizer.schedule.type: expected constant, linear, cosine, wsd or inverse_sqrt, given step"},
-      {"train:", "run: {device: cuda}\ntrain:", "configs/x.yaml:17: run.device: this build has no CUDA back end; expected auto or cpu"},
       {"train:", "run: {device: tpu}\ntrain:", "configs/x.yaml:17: run.device: expected auto, cpu or cuda, given tpu"},
       {"heads: 4", "heads: 4, rope: 10000",
        "configs/x.yaml:5: model.blocks.A.rope: expected none or {theta: NUMBER, fraction: NUMBER}, given 10000"},
   });
+}
+
+TEST(Config, SaysWhereThereIsNoGpu) {
+  if (available(Cuda{})) GTEST_SKIP() << "there is one";
+  const std::string message = mistake([] { parse(small_with("train:", "run: {device: cuda}\ntrain:")); });
+  EXPECT_EQ(message, kHasCuda ? "configs/x.yaml:17: run.device: this machine has no GPU that CUDA can use; expected auto or cpu"
+                              : "configs/x.yaml:17: run.device: this build has no CUDA back end (cmake --preset cuda makes one that has); "
+                                "expected auto or cpu");
 }
 
 TEST(Config, RefusesImpossibleCombinations) {

@@ -195,7 +195,12 @@ TEST(Config, ReadsEveryKey) {
                        .virtual_stages = 2,
                        .stages = {1, 2, 1, 3}};
   expected.checkpoint = {.every = 20, .keep = 5, .keep_every = 100, .async = false};
-  expected.run = {.dir = "123", .resume = "never", .timeout = 30.5, .trace = TraceOptions{.from = 10, .steps = 2}, .peak_flops = 1e12};
+  expected.run = {.dir = "123",
+                  .resume = "never",
+                  .device = DeviceChoice::kCpu,
+                  .timeout = 30.5,
+                  .trace = TraceOptions{.from = 10, .steps = 2},
+                  .peak_flops = 1e12};
 
   EXPECT_EQ(options.model, expected.model);
   EXPECT_EQ(options.optimizer, expected.optimizer);
