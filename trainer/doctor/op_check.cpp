@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "kernels/tensor/memory.h"
 #include "kernels/tensor/parallel_for.h"
@@ -41,7 +42,8 @@ Tensor random_like(const Tensor& x, uint64_t seed) {
   return values.to(x.dtype()).to(x.device());
 }
 
-Run run(const OpCheck& check, const std::vector<Operand>& operands, Device device, bool widened) {
+// `forward` records what forward launches.
+Run run(const OpCheck& check, const std::vector<Operand>& operands, Device device, bool widened, Timeline* forward = nullptr) {
   Tape tape;
   Vars vars;
   Run result;
@@ -57,7 +59,12 @@ Run run(const OpCheck& check, const std::vector<Operand>& operands, Device devic
   }
   synchronize(device);
   const int64_t begin = now_ns();
-  const Vars outputs = check.op(vars);
+  Vars outputs;
+  {
+    std::optional<Recording> recording;
+    if (forward) recording.emplace(*forward);
+    outputs = check.op(vars);
+  }
   synchronize(device);
   result.forward_seconds = seconds_since(begin);
   Tensors seeds;
@@ -107,20 +114,14 @@ OpVerdict verdict_of(const OpCheck& check, Device device) {
   const std::vector<Operand> operands = check.operands();
   const Run expected = run(check, operands, Cpu{}, true);
   Timeline timeline;
+  const Run given = run(check, operands, device, false, &timeline);
   OpVerdict verdict;
-  Run given;
-  {
-    const Recording recording(timeline);
-    given = run(check, operands, device, false);
-  }
   verdict.output_error = largest_error(given.outputs, expected.outputs);
   verdict.gradient_error = largest_error(given.gradients, expected.gradients);
   const bool narrow = given.narrowest == DType::kBFloat16;
   verdict.passed = verdict.output_error <= (narrow ? kBf16Output : kFp32) && verdict.gradient_error <= (narrow ? kBf16Gradient : kFp32);
-  for (const TimeSpan& span : timeline.spans()) {
-    if (span.kind == TimeSpan::kBackward) break;
+  for (const TimeSpan& span : timeline.spans())
     if (span.kind == TimeSpan::kKernel) verdict.flops += span.effort.flops;
-  }
   for (const Operand& operand : operands) verdict.bytes += static_cast<double>(operand.value.bytes());
   for (const Tensor& output : given.outputs) verdict.bytes += static_cast<double>(output.bytes());
   std::vector<double> forward, backward;
