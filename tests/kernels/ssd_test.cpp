@@ -291,8 +291,9 @@ std::vector<Case> many_tiles() {
 }
 
 // Operands in `dtype`, parameters and h0 in fp32.
-std::vector<Argument> narrow_arguments(const Case& k, DType dtype, bool packed, double steps) {
+std::vector<Argument> narrow_arguments(const Case& k, DType dtype, bool packed, double steps, double bias) {
   Inputs in(k, steps);
+  in.dt_bias.add(Tensor::full(in.dt_bias.shape(), bias, DType::kFloat64));
   for (Tensor* x : {&in.v, &in.b, &in.c}) {
     const Tensor narrow = x->to(dtype);
     if (packed) {
@@ -309,11 +310,11 @@ std::vector<Argument> narrow_arguments(const Case& k, DType dtype, bool packed, 
   return arguments;
 }
 
-void expect_narrow_precision(const Case& k, double steps = 1) {
+void expect_narrow_precision(const Case& k, double steps = 1, double bias = 0) {
   for (const auto& [dtype, output, gradient] : {std::tuple{DType::kFloat32, 1e-5, 1e-5}, {DType::kBFloat16, 1e-2, 2e-2}})
     for (const bool packed : {true, false}) {
       SCOPED_TRACE(std::string(k.name) + ", " + name_of(dtype) + (packed ? "" : ", slices"));
-      auto arguments = narrow_arguments(k, dtype, packed, steps);
+      auto arguments = narrow_arguments(k, dtype, packed, steps, bias);
       const auto outputs = [&](const Vars& x) { return Vars{ssd_chunk_outputs(inputs(x, k), x[7])}; };
       testing::expect_precision(arguments, outputs, output, gradient);
       arguments.pop_back();
@@ -336,6 +337,11 @@ TEST(Ssd, LowerPrecisionsMatchDoubleOnEveryDevice) {
 
 TEST(Ssd, LowerPrecisionsMatchDoubleOverManyTiles) {
   for (const Case& k : many_tiles()) expect_narrow_precision(k);
+}
+
+// Steps of some hundredths, so that tokens know of each other over several blocks.
+TEST(Ssd, KeepsItsPrecisionWhereStatesDecaySlowly) {
+  expect_narrow_precision({"slow decays", 1, 200, 2, 8, 1, 16, 200, {{.length = 200}}}, 1, -5);
 }
 
 TEST(Ssd, KeepsItsPrecisionWhereStatesDecayFast) {
