@@ -18,7 +18,9 @@ function(add_reader name)
 endfunction()
 
 add_reader(tensor
-  kernels/tensor/allocator.cpp kernels/tensor/isa.cpp kernels/tensor/shape.cpp kernels/tensor/tensor.cpp kernels/tensor/timeline.cpp
+  kernels/strided/strided.cpp kernels/strided/strided_cpu.cpp
+  kernels/tensor/allocator.cpp kernels/tensor/isa.cpp kernels/tensor/memory.cpp kernels/tensor/shape.cpp kernels/tensor/tensor.cpp
+  kernels/tensor/timeline.cpp
   LIBRARIES ${DNNL_LIBRARY})
 
 set(dataset_reader dataset_reader)
