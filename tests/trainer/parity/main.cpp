@@ -49,11 +49,11 @@ bool prove_copies(const Group& world) {
 
 // Each mesh equal where its sizes fit, and else refused.
 bool prove_every_mesh(const Group& world) {
+  bool holds = world.size() < 8 || prove_copies(world);
   const std::vector<MeshCase> meshes = every_mesh(world.size());
   std::vector<ParityCase> cases;
   for (const MeshCase& mesh : meshes) cases.push_back(mesh.parity);
   const std::vector<ParityResult> results = run_side_by_side(world, cases, 0, print_line);
-  bool holds = world.size() < 8 || prove_copies(world);
   int64_t ran = 0, fitting = 0;
   for (size_t i = 0; i < meshes.size(); ++i) {
     holds = holds && (meshes[i].runs ? results[i].equal() : refused_for_size(results[i]));
