@@ -32,24 +32,15 @@ struct Run {
 
 double seconds_since(int64_t begin) { return static_cast<double>(now_ns() - begin) * 1e-9; }
 
-Tensor random_like(const Tensor& x, uint64_t seed) {
-  const Philox random(seed, "doctor");
-  const Tensor values = Tensor::empty(x.shape(), DType::kFloat32);
-  float* const to = values.data<float>();
-  parallel_ranges(x.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) to[i] = static_cast<float>(2 * random.uniform(static_cast<uint64_t>(i)) - 1);
-  });
-  return values.to(x.dtype()).to(x.device());
-}
-
-// `forward` records what forward launches.
-Run run(const OpCheck& check, const std::vector<Operand>& operands, Device device, bool widened, Timeline* forward = nullptr) {
+// In `yardstick`, where one is given, in the place of the operands' own floating types. `forward` records what forward launches.
+Run run(const OpCheck& check, const std::vector<Operand>& operands, Device device, std::optional<DType> yardstick = {},
+        Timeline* forward = nullptr) {
   Tape tape;
   Vars vars;
   Run result;
   for (const Operand& operand : operands) {
-    const bool widen = widened && is_float(operand.value.dtype());
-    const Tensor value = (widen ? operand.value.to(DType::kFloat32) : operand.value).to(device);
+    const bool widen = yardstick && is_float(operand.value.dtype());
+    const Tensor value = (widen ? operand.value.to(*yardstick) : operand.value).to(device);
     if (operand.value.dtype() == DType::kBFloat16) result.narrowest = DType::kBFloat16;
     switch (operand.kind) {
       case Operand::kActivation: vars.push_back(tape.input(value)); break;
@@ -70,7 +61,7 @@ Run run(const OpCheck& check, const std::vector<Operand>& operands, Device devic
   Tensors seeds;
   for (const Var& output : outputs) {
     result.outputs.push_back(output.data());
-    seeds.push_back(random_like(output.data(), 1000 + seeds.size()));
+    seeds.push_back(uniform(output.shape(), 1000 + seeds.size(), output.dtype()).to(device));
   }
   synchronize(device);
   const int64_t middle = now_ns();
@@ -110,11 +101,21 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
+Tensor uniform(const Shape& shape, uint64_t seed, DType dtype, double low, double high) {
+  const Philox random(seed, "doctor");
+  const Tensor values = Tensor::empty(shape, DType::kFloat32);
+  float* const to = values.data<float>();
+  parallel_ranges(shape.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) to[i] = static_cast<float>(low + (high - low) * random.uniform(static_cast<uint64_t>(i)));
+  });
+  return values.to(dtype);
+}
+
 OpVerdict verdict_of(const OpCheck& check, Device device) {
   const std::vector<Operand> operands = check.operands();
-  const Run expected = run(check, operands, Cpu{}, true);
+  const Run expected = run(check, operands, Cpu{}, device.is_cuda() ? DType::kFloat32 : DType::kFloat64);
   Timeline timeline;
-  const Run given = run(check, operands, device, false, &timeline);
+  const Run given = run(check, operands, device, {}, &timeline);
   OpVerdict verdict;
   verdict.output_error = largest_error(given.outputs, expected.outputs);
   verdict.gradient_error = largest_error(given.gradients, expected.gradients);
@@ -126,7 +127,7 @@ OpVerdict verdict_of(const OpCheck& check, Device device) {
   for (const Tensor& output : given.outputs) verdict.bytes += static_cast<double>(output.bytes());
   std::vector<double> forward, backward;
   for (int i = 0; i < (device.is_cuda() ? kTimed : 1); ++i) {
-    const Run timed = run(check, operands, device, false);
+    const Run timed = run(check, operands, device);
     forward.push_back(timed.forward_seconds);
     backward.push_back(timed.backward_seconds);
   }

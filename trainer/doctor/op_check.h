@@ -1,4 +1,4 @@
-// An op at one size, forward and backward, on a device, against the host's fp32.
+// An op at one size, forward and backward, on a device, against the host in a wider type, or in fp32.
 #pragma once
 
 #include <functional>
@@ -8,6 +8,9 @@
 #include "kernels/autograd/tape.h"
 
 namespace ropewalk {
+
+// U(low, high) on the host, a pure function of the seed.
+Tensor uniform(const Shape& shape, uint64_t seed, DType dtype, double low = -1, double high = 1);
 
 struct Operand {
   Tensor value;  // on the host
@@ -21,13 +24,13 @@ struct OpCheck {
 };
 
 struct OpVerdict {
-  double output_error = 0, gradient_error = 0;       // |given - host's fp32| / |host's fp32|, by norm, the largest
+  double output_error = 0, gradient_error = 0;       // |given - host's| / |host's|, by norm, the largest
   double forward_seconds = 0, backward_seconds = 0;  // medians
   double flops = 0, bytes = 0;                       // of forward, at least
   bool passed = false;
 };
 
-// On the host the device's results are compared with fp32 where the operands are narrower, else with themselves on one thread.
+// A GPU's results are compared with the host's in fp32, the host's own with fp64.
 OpVerdict verdict_of(const OpCheck& check, Device device);
 
 }  // namespace ropewalk

@@ -16,23 +16,11 @@
 #include "kernels/router_logits/router_logits.h"
 #include "kernels/selective_scan/selective_scan.h"
 #include "kernels/ssd/ssd.h"
-#include "kernels/tensor/parallel_for.h"
 #include "kernels/tensor/philox.h"
 #include "kernels/weighted_sum/weighted_sum.h"
 
 namespace ropewalk {
 namespace {
-
-// U(low, high), a pure function of the seed.
-Tensor uniform(const Shape& shape, uint64_t seed, DType dtype, double low = -1, double high = 1) {
-  const Philox random(seed, "doctor");
-  const Tensor values = Tensor::empty(shape, DType::kFloat32);
-  float* const to = values.data<float>();
-  parallel_ranges(shape.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) to[i] = static_cast<float>(low + (high - low) * random.uniform(static_cast<uint64_t>(i)));
-  });
-  return values.to(dtype);
-}
 
 Tensor integers(const Shape& shape, uint64_t seed, int64_t below) {
   const Philox random(seed, "doctor");
